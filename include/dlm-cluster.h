@@ -1,0 +1,17 @@
+#pragma once
+/*
+ * Is there a cluster under us, and which node of it are we?
+ */
+#include <glib.h>
+#include <stdint.h>
+
+/* Look for each piece that the DLM needs, from the ground up. FALSE and
+ * @error: the first that is missing, and what to do about it, for a person. */
+gboolean dlm_cluster_check(GError **error);
+/* This node's id; 0: in no cluster. */
+uint32_t dlm_cluster_node(void);
+
+/* The DLM_LSFL_* of a comma-separated list of names; NULL: none. FALSE and
+ * @error: one of them is unknown, or the running kernel does not have it. Our
+ * own table decides: the kernel takes every bit. */
+gboolean dlm_cluster_parse_flags(const char *names, uint32_t *ret_flags, GError **error);

@@ -1,0 +1,16 @@
+#pragma once
+/*
+ * The kernel's own list of a lockspace's locks, from debugfs. Reading it does
+ * not wait for a stopped lockspace, but may take milliseconds: for a worker.
+ * Our own locks are those with our xid.
+ */
+#include "engine.h"
+
+/* The locks that others made: ours are left out. @ret_locks: of EngineForeign.
+ * -EOPNOTSUPP: debugfs is not mounted, or this kernel has none. -ENOENT: no
+ * such lockspace. */
+int dlm_debugfs_read(const char *name, uint64_t xid, GArray **ret_locks);
+
+/* Whose locks stand in the way of a release? -EBUSY: other processes' of this
+ * node; -EREMOTE: other nodes' alone; 0: nobody's; else as above. */
+int dlm_debugfs_judge(const char *name, uint64_t xid);

@@ -1,0 +1,26 @@
+#pragma once
+/*
+ * Watches /dev for lockspaces: their device nodes that come, go, or change
+ * owner or mode. It only says which name to look at again, and may say so
+ * more often than needed. It owns its inotify descriptor and GSource.
+ */
+#include <glib.h>
+
+typedef struct DlmWatch DlmWatch;
+
+/* @name: the lockspace to look at; NULL: events were lost, look at all. */
+typedef void DlmWatchFunc(void *data, const char *name);
+
+/* NULL and errno: /dev cannot be watched. */
+DlmWatch *dlm_watch_new(DlmWatchFunc *changed, void *data);
+void dlm_watch_free(DlmWatch *watch);           /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DlmWatch, dlm_watch_free)
+
+/* Call @func for each lockspace that has a device now. */
+void dlm_watch_list(DlmWatchFunc *func, void *data);
+/* Say the names that have changed up to now, without waiting for the loop. */
+void dlm_watch_dispatch(DlmWatch *watch);
+
+/* Wait up to @timeout_ms until udev has linked /dev/misc/dlm_@name. FALSE: it
+ * has not. For a worker. */
+gboolean dlm_watch_wait_for_link(const char *name, unsigned timeout_ms);

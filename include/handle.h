@@ -1,0 +1,53 @@
+#pragma once
+/*
+ * A handle is an open file description: of a lock file, of a name in a mode
+ * directory, of a control file, whose text it keeps as of the open, or of a
+ * directory, whose listing it keeps. The kernel knows it by its number.
+ */
+#include "holder.h"
+
+typedef enum HandleKind {
+        HANDLE_FILE,                            /* RES: flock and fcntl */
+        HANDLE_MODE,                            /* in a mode directory: holds its lock */
+        HANDLE_TEXT,
+        HANDLE_DIRECTORY,
+} HandleKind;
+
+struct Handle {
+        uint32_t id;
+        HandleKind kind : 8;
+        bool may_write : 1;                 /* the opener may lock CW, PW and EX */
+        bool is_asked : 1;                  /* POLLPRI: somebody has waited for what we hold */
+        bool is_dead : 1;                   /* POLLERR|POLLHUP */
+        Tree *tree;
+        struct fuse_pollhandle *poll;           /* NULL: nobody polls */
+        union {
+                struct {                        /* FILE, MODE */
+                        Holder holder;
+                        GSList *fcntl;          /* of Holder: taken through this file */
+                };
+                GString *text;                  /* TEXT */
+                GArray *serials;                /* DIRECTORY: gint64; NULL until the first read */
+        };
+};
+
+Handle *handle_new_file(Resource *resource, HandleKind kind, gboolean may_write);
+Handle *handle_new_text(Tree *tree, GString *text);     /* takes @text */
+Handle *handle_new_directory(Tree *tree);
+void handle_free(Handle *handle);               /* lets go of all its locks */
+
+gboolean handle_is_file(const Handle *handle);
+/* The lock under which this file is read: the strongest it has; NULL: none. */
+Lock *handle_find_lock(Handle *handle);
+
+/* write(2): -ENOLCK without PW or EX, -EFBIG past the value's end, -ESTALE. */
+int handle_write(Handle *handle, const char *data, size_t size, off_t offset, gboolean append);
+/* ftruncate(2) and O_TRUNC: what is behind @size is cut off. */
+int handle_truncate(Handle *handle, off_t size);
+void handle_truncate_lock(Lock *lock, off_t size);
+
+/* poll(2): what is true now, and remember whom to tell. Takes @poll. */
+unsigned handle_poll(Handle *handle, struct fuse_pollhandle *poll);
+void handle_set_asked(Handle *handle, gboolean is_asked);
+void handle_set_dead(Handle *handle);           /* its lockspace is gone: ESTALE from now on */
+void handle_shut_down(Handle *handle);          /* the daemon is to end: who waits gets ESHUTDOWN, who holds keeps */

@@ -1,0 +1,78 @@
+#pragma once
+/*
+ * A lock is one DLM lock of this mount: asked for, held, converted, given up.
+ * Every one carries the value block, so that a value is read with the grant
+ * and travels back with the unlock. It belongs to who made it until
+ * lock_drop(); from then on it finishes by itself and frees itself.
+ *
+ * One operation is in flight at a time (include/engine.h); who wants the next
+ * one waits for the LockDone of the first.
+ */
+#include "tree.h"
+
+typedef enum LockBy {
+        BY_FLOCK,
+        BY_POSIX,
+        BY_OFD,
+        BY_OPEN,                                /* a mode directory */
+        BY_KEEPER,                              /* NL, keeps a value alive */
+        BY_READER,                              /* NL, for one look at the value */
+} LockBy;
+
+typedef enum LockState {
+        LOCK_NEW,                               /* the engine has not heard of it, or would not have it */
+        LOCK_LOCKING,                           /* asked for: one completion will come */
+        LOCK_HELD,
+        LOCK_CONVERTING,                        /* still held in the old mode: one completion will come */
+        LOCK_UNLOCKING,                         /* given up: freed when its completion comes */
+        LOCK_ABANDONED,                         /* its lockspace was forced away: freed with that */
+} LockState;
+
+/* The operation ended as EngineEvents.completed() says. */
+typedef void LockDone(Lock *lock, int status, void *data);
+/* Somebody waits for what this lock holds. */
+typedef void LockBlocking(Lock *lock, void *data);
+
+struct Lock {
+        uint32_t id;                            /* in Tree.locks */
+        uid_t uid;                              /* charged for it */
+        pid_t tid;                              /* the thread that asked */
+        LockState state : 8;
+        LockBy by : 8;
+        LockMode mode : 8;                      /* held; NL when nothing is */
+        LockMode wanted : 8;                    /* of LOCKING and CONVERTING */
+        bool lost : 1;                      /* the value: VALNOTVALID, and not written since */
+        bool dirty : 1;                     /* the value: written, and not yet given to the engine */
+        bool dropping : 1;                  /* to be unlocked when the operation in flight has ended */
+        bool is_charged : 1;
+        uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
+        gint64 since_us;                        /* monotonic: in this state */
+        Resource *resource;                     /* kept alive by its locks */
+        GList link;                             /* in Resource.locks */
+        LockDone *done;
+        LockBlocking *blocking;
+        void *data;
+};
+
+/* -ENOLCK: the user has enough of them. @tid and @uid: whose it is. */
+int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t tid, Lock **ret_lock);
+void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void *data);
+
+/* Ask for @mode, or convert to it. 0: @done will run; else nothing was queued. */
+int lock_request(Lock *lock, LockMode mode, unsigned flags);
+/* Ask that the request in flight ends early; its LockDone still comes. */
+void lock_cancel(Lock *lock);
+/* Give it up, in whatever state; no callback comes any more. NULL is fine. */
+void lock_drop(Lock *lock);
+/* Its lockspace is going by force: no operation any more, the memory stays. */
+void lock_abandon(Lock *lock);
+void lock_free(Lock *lock);                     /* the engine must not know it any more */
+
+gboolean lock_is_busy(const Lock *lock);        /* an operation is in flight */
+gboolean lock_has(const Lock *lock);            /* it holds a mode, converting or not */
+gboolean lock_counts(const Lock *lock);         /* a person's: held or waited for, not given up, not a keeper */
+const char *lock_by_to_string(LockBy by);
+
+/* From the engine. */
+void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const uint8_t *value);
+void lock_blocking(Tree *tree, uint32_t id);

@@ -1,0 +1,11 @@
+#pragma once
+/*
+ * The permission checks that the kernel (default_permissions) cannot make.
+ */
+#include "tree.h"
+
+/* Root, or the owner of that lockspace. */
+gboolean is_owner(fuse_req_t req, const Node *node);
+/* May the caller, who opens RES with @open_flags, write to it? The kernel has
+ * checked what the flags ask for; flock(1) opens read-only and takes EX. */
+gboolean caller_may_write(fuse_req_t req, const Resource *resource, int open_flags);

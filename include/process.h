@@ -1,0 +1,16 @@
+#pragma once
+/*
+ * What /proc tells of a caller, whom FUSE names by the thread that called.
+ * Each answers something harmless when the thread is gone, or is not ours to
+ * look at.
+ */
+#include <glib.h>
+#include <sys/types.h>
+
+/* The process of that thread; @tid itself when it is gone. proc_pid_status(5) */
+pid_t process_of_thread(pid_t tid);
+/* What it runs, "-" when it is gone: proc_pid_comm(5), made fit for one column. */
+char *process_command(pid_t pid);
+/* Is the thread in a call of fcntl(2) with F_OFD_*? proc_pid_syscall(5): FUSE
+ * itself does not say, and a process owns POSIX locks but not OFD locks. */
+gboolean caller_is_ofd(pid_t tid);

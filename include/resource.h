@@ -1,0 +1,57 @@
+#pragma once
+/*
+ * A resource is what a lock file is: a name in a lockspace that locks can be
+ * taken on. It exists while it is listed, or the kernel knows an inode of it,
+ * or somebody has it open, or a lock is on it; only listed ones are seen by a
+ * directory listing. An unlisted one has the lockspace's owner, group and
+ * mode without x.
+ *
+ * A resource whose value was written here has a keeper, an NL lock that keeps
+ * the value alive, while it is listed.
+ */
+#include "tree.h"
+
+struct Resource {
+        Node node;                              /* mode, uid, gid: of a listed one */
+        Lockspace *lockspace;                   /* owned by a reference */
+        guint64 lookups;                        /* the kernel's references, all views together */
+        unsigned opens;
+        uid_t charged_uid;                      /* who is counted for the file */
+        bool is_listed : 1;
+        bool is_named : 1;                  /* in Lockspace.resources and Tree.nodes */
+        unsigned views : 8;                     /* bit VIEW: that inode was looked up */
+        uint8_t size;                           /* of the value, as this mount last saw it */
+        uint8_t name_len;
+        Lock *keeper;                           /* NULL: nothing to keep */
+        GQueue locks;                           /* of Lock */
+        uint8_t name[];
+};
+
+/* Find or make the resource of that name; made for @uid, unlisted.
+ * -ENOSPC: the user has enough of them. */
+int resource_get(Lockspace *lockspace, const uint8_t *name, size_t len, uid_t uid, Resource **ret_resource);
+Resource *resource_find(Lockspace *lockspace, const uint8_t *name, size_t len);
+/* Free it if nothing holds it any more. Call after giving anything back. */
+void resource_release(Resource *resource);
+
+/* Put it into the listing; @uid is counted for it. -EEXIST, -ENOSPC. */
+int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode);
+/* A value was written: list it, if it is not, as it was seen unlisted. */
+void resource_list_written(Resource *resource);
+void resource_unlist(Resource *resource);
+/* Its lockspace is dead: no name, no inode any more. */
+void resource_unname(Resource *resource);
+
+/* Keep the value, from before its writer unlocks. */
+void resource_keep(Resource *resource);
+/* The value was seen: the file's size follows. */
+void resource_saw_value(Resource *resource, const uint8_t *value);
+
+/* Owner, group and mode as seen through @view. */
+void resource_get_attr(const Resource *resource, View view, uid_t *ret_uid, gid_t *ret_gid, mode_t *ret_mode);
+
+unsigned value_size(const uint8_t *value);      /* the position of the last byte that is not zero */
+
+/* The set in Lockspace.resources. */
+guint resource_name_hash(gconstpointer resource);
+gboolean resource_name_equal(gconstpointer a, gconstpointer b);

@@ -1,0 +1,180 @@
+#include "dlm-worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+typedef struct Start {                          /* what a new thread is told */
+        DlmMailbox *mailbox;
+        int fd;
+        DlmThreadMain *run;
+        void *data;
+        GMutex lock;
+        GCond ready;
+        gboolean is_ready;
+} Start;
+
+struct DlmWorker {
+        gatomicrefcount refs;                   /* the owner's, and the thread's */
+        char *name;
+        DlmMailbox *mailbox;
+        gboolean is_started;                    /* only the owner looks */
+        GMutex lock;                            /* of all below */
+        GCond wake;
+        GQueue jobs;
+        gboolean is_ending;
+};
+
+/* Leave the common table, keeping @a and @b (-1: none). Standard input, output
+ * and error become /dev/null: an assertion's text must not reach a device. */
+static void leave_table(int a, int b)
+{
+        unsigned low = (unsigned)MIN(a, b), high = (unsigned)MAX(a, b);
+
+        if (MIN(a, b) < 0)
+                low = high;
+        close_range(high + 1, ~0U, CLOSE_RANGE_UNSHARE);
+        if (high > low + 1)
+                close_range(low + 1, high - 1, 0);
+        close_range(3, low - 1, 0);
+        for (int i = 0; i < 3; i++) {
+                int fd = open("/dev/null", O_RDWR);
+
+                if (fd >= 0 && fd != i) {
+                        dup2(fd, i);
+                        close(fd);
+                }
+        }
+}
+
+static gpointer thread_main(gpointer data)
+{
+        Start *start = data;
+        DlmMailbox *mailbox = start->mailbox;
+        DlmThreadMain *run = start->run;
+        void *run_data = start->data;
+
+        leave_table(dlm_mailbox_fd(mailbox), start->fd);
+        g_mutex_lock(&start->lock);
+        start->is_ready = TRUE;
+        g_cond_signal(&start->ready);
+        g_mutex_unlock(&start->lock);           /* start is gone from here on */
+
+        run(run_data);
+        dlm_mailbox_leave(mailbox);
+        dlm_mailbox_unref(mailbox);
+        return NULL;
+}
+
+int dlm_thread_start(const char *name, DlmMailbox *mailbox, int fd, DlmThreadMain *run, void *data)
+{
+        Start start = { .mailbox = mailbox, .fd = fd, .run = run, .data = data };
+        sigset_t all, old;
+        GThread *thread;
+
+        g_mutex_init(&start.lock);
+        g_cond_init(&start.ready);
+        dlm_mailbox_ref(mailbox);
+        dlm_mailbox_enter(mailbox);
+        sigfillset(&all);                       /* signals are for the main loop */
+        pthread_sigmask(SIG_SETMASK, &all, &old);
+        thread = g_thread_try_new(name, thread_main, &start, NULL);
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        if (!thread) {
+                dlm_mailbox_leave(mailbox);
+                dlm_mailbox_unref(mailbox);
+        } else {
+                /* Until it has its own table we must not close anything that
+                 * it is to keep. Nothing blocks on that way. */
+                g_mutex_lock(&start.lock);
+                while (!start.is_ready)
+                        g_cond_wait(&start.ready, &start.lock);
+                g_mutex_unlock(&start.lock);
+                g_thread_unref(thread);         /* never joined: it may hang */
+        }
+        g_mutex_clear(&start.lock);
+        g_cond_clear(&start.ready);
+        return thread ? 0 : -EAGAIN;
+}
+
+static void worker_unref(DlmWorker *worker)
+{
+        if (!g_atomic_ref_count_dec(&worker->refs))
+                return;
+        dlm_mailbox_unref(worker->mailbox);
+        g_mutex_clear(&worker->lock);
+        g_cond_clear(&worker->wake);
+        g_free(worker->name);
+        g_free(worker);
+}
+
+static void worker_main(void *data)
+{
+        DlmWorker *worker = data;
+
+        for (;;) {
+                DlmJob *job;
+
+                g_mutex_lock(&worker->lock);
+                while (g_queue_is_empty(&worker->jobs) && !worker->is_ending)
+                        g_cond_wait(&worker->wake, &worker->lock);
+                job = worker->is_ending ? NULL : g_queue_pop_head(&worker->jobs);
+                g_mutex_unlock(&worker->lock);
+                if (!job)
+                        break;
+                job->run(job);
+                dlm_mailbox_post(worker->mailbox, &job->mail);
+        }
+        worker_unref(worker);
+}
+
+DlmWorker *dlm_worker_new(const char *name, DlmMailbox *mailbox)
+{
+        DlmWorker *worker = g_new0(DlmWorker, 1);
+
+        g_atomic_ref_count_init(&worker->refs);
+        g_mutex_init(&worker->lock);
+        g_cond_init(&worker->wake);
+        g_queue_init(&worker->jobs);
+        worker->name = g_strdup(name);
+        worker->mailbox = dlm_mailbox_ref(mailbox);
+        return worker;
+}
+
+int dlm_worker_push(DlmWorker *worker, DlmJob *job)
+{
+        int r;
+
+        if (!worker->is_started) {
+                g_atomic_ref_count_inc(&worker->refs);
+                r = dlm_thread_start(worker->name, worker->mailbox, -1, worker_main, worker);
+                if (r < 0) {
+                        worker_unref(worker);
+                        return r;
+                }
+                worker->is_started = TRUE;
+        }
+        g_mutex_lock(&worker->lock);
+        g_queue_push_tail(&worker->jobs, job);
+        g_cond_signal(&worker->wake);
+        g_mutex_unlock(&worker->lock);
+        return 0;
+}
+
+void dlm_worker_free(DlmWorker *worker)
+{
+        DlmJob *job;
+
+        if (!worker)
+                return;
+        g_mutex_lock(&worker->lock);
+        worker->is_ending = TRUE;
+        while ((job = g_queue_pop_head(&worker->jobs)))
+                job->mail.deliver(&job->mail, NULL);
+        g_cond_signal(&worker->wake);
+        g_mutex_unlock(&worker->lock);
+        worker_unref(worker);
+}

@@ -1,0 +1,479 @@
+#include "engine-dlm.h"
+#include "dlm-cluster.h"
+#include "trace.h"
+
+#include <errno.h>
+#include <string.h>
+
+/*
+ * The kernel's DLM.
+ *
+ * Threads: the main loop owns every object here. A lock call goes to the
+ * channel of its lockspace, whose thread writes it to the device and reads the
+ * results; making and releasing lockspaces is for one control worker, since
+ * the kernel does one at a time; a scout reads /proc and debugfs. Each may
+ * hang in the kernel while the others and the loop go on.
+ *
+ * Values: the kernel copies the request's 32 bytes into the lock at every
+ * convert and unlock, and writes them to the resource when it had VALBLK and
+ * goes down from PW or EX. So each call carries bytes that may be seen:
+ * zeroes where nothing is written, and at an unlock without a value the value
+ * that the lock has.
+ */
+
+#define DLM_STOP_TIMEOUT_MS 200                 /* for threads that the kernel does not hold */
+
+#define LOCK_FLAGS (DLM_LKF_NOQUEUE | DLM_LKF_VALBLK | DLM_LKF_IVVALBLK | DLM_LKF_QUECVT | DLM_LKF_CONVDEADLK | \
+                    DLM_LKF_EXPEDITE | DLM_LKF_NOQUEUEBAST | DLM_LKF_HEADQUE | DLM_LKF_NOORDER)
+
+typedef enum DlmLockState {
+        DLM_LOCK_WAITING,                       /* lock() in flight */
+        DLM_LOCK_HELD,
+        DLM_LOCK_CONVERTING,
+        DLM_LOCK_UNLOCKING,
+} DlmLockState;
+
+typedef struct DlmLock {
+        uint32_t id;
+        DlmSpace *space;                        /* borrowed: a lockspace's locks go before it */
+        DlmLockState state;
+        LockMode mode;                          /* granted */
+        LockMode wanted;                        /* of the operation in flight */
+        gboolean has_value;                     /* the last request had VALBLK: so has the kernel's lock */
+        gboolean writes;                        /* the convert in flight writes new_value … */
+        gboolean spoils;                        /* … or, with IVVALBLK, marks the value lost */
+        gboolean is_lost;                       /* VALNOTVALID, and not written since */
+        uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
+        uint8_t new_value[VALUE_LEN];
+} DlmLock;
+
+typedef struct Mailing {                        /* the GSource that delivers mail */
+        GSource source;
+        DlmEngine *engine;
+} Mailing;
+
+static DlmEngine *dlm_engine(Engine *engine)
+{
+        return (DlmEngine *)engine;
+}
+
+/* --- the loop --- */
+
+void dlm_engine_post_later(DlmEngine *engine, DlmMail *mail)
+{
+        mail->next = NULL;
+        *engine->later_end = mail;
+        engine->later_end = &mail->next;
+}
+
+static gboolean engine_deliver_later(DlmEngine *engine, void *owner)
+{
+        DlmMail *mail = engine->later;
+
+        if (!mail)
+                return FALSE;
+        engine->later = NULL;
+        engine->later_end = &engine->later;
+        while (mail) {
+                DlmMail *next = mail->next;
+
+                mail->deliver(mail, owner);
+                mail = next;
+        }
+        return TRUE;
+}
+
+static void dlm_dispatch(Engine *base)
+{
+        DlmEngine *engine = dlm_engine(base);
+
+        engine_deliver_later(engine, engine);
+        dlm_mailbox_deliver(engine->mailbox);
+}
+
+static gboolean mailing_prepare(GSource *source, gint *timeout_ms)
+{
+        *timeout_ms = -1;
+        return ((Mailing *)source)->engine->later != NULL;
+}
+
+static gboolean mailing_dispatch(GSource *source, GSourceFunc callback, gpointer data)
+{
+        dlm_dispatch(&((Mailing *)source)->engine->head);
+        return G_SOURCE_CONTINUE;
+}
+
+static GSource *mailing_new(DlmEngine *engine)
+{
+        static GSourceFuncs funcs = { .prepare = mailing_prepare, .dispatch = mailing_dispatch };
+        GSource *source = g_source_new(&funcs, sizeof(Mailing));
+
+        ((Mailing *)source)->engine = engine;
+        g_source_add_unix_fd(source, dlm_mailbox_fd(engine->mailbox), G_IO_IN);
+        g_source_attach(source, g_main_context_get_thread_default());
+        return source;
+}
+
+/* --- start and stop --- */
+
+static void dlm_stop(Engine *base)
+{
+        DlmEngine *engine = dlm_engine(base);
+
+        dlm_watch_free(engine->watch);
+        g_source_destroy(engine->source);
+        g_source_unref(engine->source);
+        dlm_space_free_all(engine);
+        dlm_worker_free(engine->control);
+        dlm_worker_free(engine->scout);
+        dlm_mailbox_close(engine->mailbox, DLM_STOP_TIMEOUT_MS);
+        dlm_mailbox_unref(engine->mailbox);
+        while (engine_deliver_later(engine, NULL))
+                ;
+        g_ptr_array_unref(engine->locks);
+        g_hash_table_unref(engine->spaces);
+        g_hash_table_unref(engine->names);
+        g_ptr_array_unref(engine->releases);
+        g_free(engine);
+}
+
+static gboolean dlm_start(const Options *options, const EngineEvents *events, void *data, Engine **ret_engine, GError **error)
+{
+        DlmEngine *engine;
+        DlmMailbox *mailbox;
+        uint32_t flags;
+
+        if (!dlm_cluster_check(error) || !dlm_cluster_parse_flags(options->lockspace_flags, &flags, error))
+                return FALSE;
+
+        engine = g_new0(DlmEngine, 1);
+        mailbox = dlm_mailbox_new(engine);
+        if (mailbox)
+                engine->watch = dlm_watch_new(dlm_space_look_again, engine);
+        if (!engine->watch) {
+                g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "/dev cannot be watched: %s", g_strerror(errno));
+                if (mailbox) {
+                        dlm_mailbox_close(mailbox, 0);
+                        dlm_mailbox_unref(mailbox);
+                }
+                g_free(engine);
+                return FALSE;
+        }
+        engine->head = (Engine) { .ops = &engine_dlm_ops, .events = events, .events_data = data };
+        engine->options = options;
+        engine->creation_flags = flags;
+        engine->xid = (uint64_t)g_random_int() << 32 | g_random_int() | 1;
+        engine->node = dlm_cluster_node();
+        engine->locks = g_ptr_array_new();
+        engine->spaces = g_hash_table_new(NULL, NULL);
+        engine->names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+        engine->releases = g_ptr_array_new();
+        engine->mailbox = mailbox;
+        engine->later_end = &engine->later;
+        engine->source = mailing_new(engine);
+        engine->control = dlm_worker_new("dlm-control", mailbox);
+        engine->scout = dlm_worker_new("dlm-scout", mailbox);
+        dlm_space_find_all(engine);
+        *ret_engine = &engine->head;
+        return TRUE;
+}
+
+static uint32_t dlm_node(Engine *engine)
+{
+        return dlm_engine(engine)->node;
+}
+
+/* --- the table of locks --- */
+
+static DlmLock *lock_find(DlmEngine *engine, uint32_t id)
+{
+        return id < engine->locks->len ? g_ptr_array_index(engine->locks, id) : NULL;
+}
+
+static DlmLock *lock_new(DlmEngine *engine, uint32_t id, DlmSpace *space)
+{
+        DlmLock *lock = g_new0(DlmLock, 1);
+
+        if (id >= engine->locks->len)
+                g_ptr_array_set_size(engine->locks, MAX(id + 1, MIN(2 * engine->locks->len, G_MAXINT / 2)));
+        lock->id = id;
+        lock->space = space;
+        g_ptr_array_index(engine->locks, id) = lock;
+        dlm_space_count_lock(space, 1);
+        return lock;
+}
+
+static void lock_free(DlmEngine *engine, DlmLock *lock)
+{
+        g_ptr_array_index(engine->locks, lock->id) = NULL;
+        dlm_space_count_lock(lock->space, -1);
+        g_free(lock);
+}
+
+void dlm_engine_drop_locks(DlmEngine *engine, DlmSpace *space)
+{
+        for (uint32_t id = 0; id < engine->locks->len && space->locks > 0; id++) {
+                DlmLock *lock = lock_find(engine, id);
+
+                if (lock && lock->space == space)
+                        lock_free(engine, lock);
+        }
+}
+
+/* --- what the kernel says --- */
+
+/* Does a grant of @to over @from read the value? dlm_lvb_operations in the
+ * kernel's fs/dlm/lock.c. */
+static gboolean convert_reads(LockMode from, LockMode to)
+{
+        return from < MODE_PW ? to >= from : to > from;
+}
+
+static gboolean convert_writes(LockMode from, LockMode to)
+{
+        return mode_is_writer(from) && to <= from;
+}
+
+/* A grant: the lock's new mode and value. TRUE: the value was read. */
+static gboolean lock_grant(DlmLock *lock, const DlmResult *result)
+{
+        LockMode from = result->flags & DLM_SBF_DEMOTED ? MODE_NL : lock->mode;
+        gboolean reads = lock->has_value && (lock->state == DLM_LOCK_WAITING || convert_reads(from, lock->wanted));
+
+        lock->mode = lock->wanted;
+        if (reads) {
+                if (result->has_value)
+                        memcpy(lock->value, result->value, VALUE_LEN);
+                else
+                        memset(lock->value, 0, VALUE_LEN);
+                lock->is_lost = (result->flags & DLM_SBF_VALNOTVALID) != 0;
+        } else if (lock->writes) {
+                memcpy(lock->value, lock->new_value, VALUE_LEN);
+                lock->is_lost = lock->spoils;
+        }
+        return reads;
+}
+
+static void lock_completed(DlmEngine *engine, DlmLock *lock, const DlmResult *result)
+{
+        const EngineEvents *events = engine->head.events;
+        unsigned flags = result->flags & (DLM_SBF_DEMOTED | DLM_SBF_VALNOTVALID);
+        uint32_t id = lock->id;
+        gboolean reads = FALSE;
+        uint8_t value[VALUE_LEN];
+
+        switch (lock->state) {
+        case DLM_LOCK_WAITING:
+        case DLM_LOCK_CONVERTING:
+                if (result->status == 0)
+                        reads = lock_grant(lock, result);
+                else if (lock->state == DLM_LOCK_WAITING)
+                        break;
+                else if (flags & DLM_SBF_DEMOTED)
+                        lock->mode = MODE_NL;
+                lock->state = DLM_LOCK_HELD;
+                if (reads)
+                        memcpy(value, lock->value, VALUE_LEN);
+                lock = NULL;                    /* stays */
+                break;
+        case DLM_LOCK_UNLOCKING:
+                break;
+        case DLM_LOCK_HELD:
+                return;                         /* owes nothing: unlocked by somebody who may write to the device */
+        }
+        if (lock)
+                lock_free(engine, lock);
+        trace("dlm: lock %u: %s%s%s", id, result->status == 0 ? "done" : g_strerror(-result->status),
+              flags & DLM_SBF_DEMOTED ? ", demoted" : "", flags & DLM_SBF_VALNOTVALID ? ", value lost" : "");
+        events->completed(engine->head.events_data, id, result->status, flags, reads ? value : NULL);
+}
+
+void dlm_engine_deliver_report(DlmMail *mail, void *owner)
+{
+        g_autofree DlmReport *report = (DlmReport *)mail;
+        DlmEngine *engine = owner;
+        DlmLock *lock;
+
+        if (!engine)
+                return;
+        if (report->kind == DLM_REPORT_CLOSED) {
+                dlm_space_channel_closed(engine, report->lockspace);
+                return;
+        }
+        /* The id may belong to a lock of another lockspace by now. */
+        lock = lock_find(engine, report->result.id);
+        if (!lock || lock->space->id != report->lockspace)
+                return;
+        if (report->kind == DLM_REPORT_COMPLETED) {
+                lock_completed(engine, lock, &report->result);
+        } else if (lock->state != DLM_LOCK_WAITING && lock->state != DLM_LOCK_UNLOCKING) {
+                trace("dlm: lock %u: somebody wants %s", lock->id, mode_to_string(report->result.mode));
+                engine->head.events->blocking(engine->head.events_data, lock->id, report->result.mode);
+        }
+}
+
+/* --- lock calls --- */
+
+/* What set_lock_args() and validate_lock_args() of the kernel refuse, and the
+ * latter with a stack trace in the log. */
+static gboolean are_flags_valid(uint32_t flags, LockMode mode, const DlmLock *converts)
+{
+        if (mode > MODE_EX || flags & ~LOCK_FLAGS)
+                return FALSE;
+        if (flags & DLM_LKF_EXPEDITE && (converts || mode != MODE_NL || flags & (DLM_LKF_QUECVT | DLM_LKF_NOQUEUE)))
+                return FALSE;
+        if (!converts)
+                return !(flags & (DLM_LKF_QUECVT | DLM_LKF_CONVDEADLK));
+        if (flags & DLM_LKF_CONVDEADLK && flags & DLM_LKF_NOQUEUE)
+                return FALSE;
+        if (flags & DLM_LKF_QUECVT)             /* upwards, or between PR and CW */
+                return mode > converts->mode || (mode == MODE_CW && converts->mode == MODE_PR);
+        return TRUE;
+}
+
+static int lock_call(DlmEngine *engine, DlmLock *lock, DlmCall *call)
+{
+        DlmChannel *channel = dlm_space_channel(lock->space);
+
+        if (!channel)
+                return -errno;
+        call->id = lock->id;
+        call->xid = engine->xid;
+        dlm_channel_push(channel, call);
+        return 0;
+}
+
+static int dlm_lock(Engine *base, const EngineLock *request)
+{
+        DlmEngine *engine = dlm_engine(base);
+        DlmSpace *space = dlm_space_find(engine, request->lockspace);
+        DlmCall call = { .verb = DLM_VERB_LOCK, .mode = request->mode, .flags = request->flags };
+        DlmLock *lock;
+        int r;
+
+        if (!space || space->state >= DLM_SPACE_CLOSING)
+                return -ESTALE;
+        if (request->name_len < 1 || request->name_len > RESOURCE_NAME_MAX || !are_flags_valid(request->flags, request->mode, NULL))
+                return -EINVAL;
+        g_assert(request->id != 0 && !lock_find(engine, request->id));
+
+        call.name_len = request->name_len;
+        memcpy(call.name, request->name, request->name_len);
+        lock = lock_new(engine, request->id, space);
+        lock->wanted = request->mode;
+        lock->has_value = (request->flags & DLM_LKF_VALBLK) != 0;
+        r = lock_call(engine, lock, &call);
+        if (r < 0)
+                lock_free(engine, lock);
+        trace("dlm: lock %u: %s in %s, flags %#x", request->id, mode_to_string(request->mode), space->name, request->flags);
+        return r;
+}
+
+static int dlm_convert(Engine *base, uint32_t id, LockMode mode, uint32_t flags, const uint8_t *value)
+{
+        DlmEngine *engine = dlm_engine(base);
+        DlmLock *lock = lock_find(engine, id);
+        DlmCall call = { .verb = DLM_VERB_CONVERT, .mode = mode, .flags = flags };
+        gboolean writes;
+        int r;
+
+        if (!lock)
+                return -ESTALE;
+        if (lock->state != DLM_LOCK_HELD)
+                return -EBUSY;
+        if (!are_flags_valid(flags, mode, lock))
+                return -EINVAL;
+
+        writes = flags & DLM_LKF_VALBLK && convert_writes(lock->mode, mode);
+        if (writes && !value)
+                return -EINVAL;
+        /* When the resource has no value yet, a convert that reads leaves what
+         * we send in place: zeroes. */
+        if (writes)
+                memcpy(call.value, value, VALUE_LEN);
+        r = lock_call(engine, lock, &call);
+        if (r < 0)
+                return r;
+        lock->state = DLM_LOCK_CONVERTING;
+        lock->wanted = mode;
+        lock->has_value = (flags & DLM_LKF_VALBLK) != 0;
+        lock->writes = writes;
+        lock->spoils = (flags & DLM_LKF_IVVALBLK) != 0;
+        memcpy(lock->new_value, call.value, VALUE_LEN);
+        trace("dlm: lock %u: convert to %s, flags %#x", id, mode_to_string(mode), flags);
+        return 0;
+}
+
+static int dlm_unlock(Engine *base, uint32_t id, uint32_t flags, const uint8_t *value)
+{
+        DlmEngine *engine = dlm_engine(base);
+        DlmLock *lock = lock_find(engine, id);
+        DlmCall call = { .verb = DLM_VERB_UNLOCK, .flags = flags };
+        int r;
+
+        if (!lock)
+                return -ESTALE;
+        if (lock->state != DLM_LOCK_HELD)
+                return -EBUSY;
+        if (flags & ~(DLM_LKF_VALBLK | DLM_LKF_IVVALBLK))
+                return -EINVAL;
+
+        if (!lock->has_value) {
+                /* VALBLK after a request without it: zeroes are published when
+                 * the master is another node. */
+                call.flags = 0;
+        } else if (flags & DLM_LKF_VALBLK && value) {
+                memcpy(call.value, value, VALUE_LEN);
+        } else if (mode_is_writer(lock->mode)) {
+                /* The kernel publishes what we send, asked or not. */
+                call.flags |= DLM_LKF_VALBLK | (lock->is_lost ? DLM_LKF_IVVALBLK : 0);
+                memcpy(call.value, lock->value, VALUE_LEN);
+        }
+        r = lock_call(engine, lock, &call);
+        if (r < 0)
+                return r;
+        lock->state = DLM_LOCK_UNLOCKING;
+        trace("dlm: lock %u: unlock, flags %#x", id, flags);
+        return 0;
+}
+
+static void dlm_cancel(Engine *base, uint32_t id)
+{
+        DlmEngine *engine = dlm_engine(base);
+        DlmLock *lock = lock_find(engine, id);
+        DlmCall call = { .verb = DLM_VERB_CANCEL };
+
+        if (!lock || !lock->space->channel || (lock->state != DLM_LOCK_WAITING && lock->state != DLM_LOCK_CONVERTING))
+                return;
+        trace("dlm: lock %u: cancel", id);
+        if (dlm_channel_withdraw(lock->space->channel, id)) {
+                DlmReport *report = g_new0(DlmReport, 1);
+
+                report->mail.deliver = dlm_engine_deliver_report;
+                report->kind = DLM_REPORT_COMPLETED;
+                report->lockspace = lock->space->id;
+                report->result.id = id;
+                report->result.status = -ECANCELED;
+                dlm_engine_post_later(engine, &report->mail);
+        } else {
+                lock_call(engine, lock, &call);
+        }
+}
+
+const EngineOps engine_dlm_ops = {
+        .name = "dlm",
+        .start = dlm_start,
+        .stop = dlm_stop,
+        .node = dlm_node,
+        .create = dlm_create,
+        .set_attr = dlm_set_attr,
+        .seal = dlm_seal,
+        .unseal = dlm_unseal,
+        .release = dlm_release,
+        .lock = dlm_lock,
+        .convert = dlm_convert,
+        .unlock = dlm_unlock,
+        .cancel = dlm_cancel,
+        .foreign_locks = dlm_foreign_locks,
+        .dispatch = dlm_dispatch,
+};

@@ -1,0 +1,222 @@
+#include "handle.h"
+#include "lockspace.h"
+#include "resource.h"
+#include "trace.h"
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+static Handle *handle_new(Tree *tree, HandleKind kind)
+{
+        Handle *handle = g_new0(Handle, 1);
+
+        handle->tree = tree;
+        handle->kind = kind;
+        handle->id = id_table_add(&tree->handles, handle);
+        return handle;
+}
+
+Handle *handle_new_file(Resource *resource, HandleKind kind, gboolean may_write)
+{
+        Handle *handle = handle_new(resource->lockspace->tree, kind);
+
+        handle->may_write = may_write;
+        holder_init(&handle->holder, resource, handle, kind == HANDLE_MODE ? BY_OPEN : BY_FLOCK);
+        resource->opens++;
+        handle->tree->open_files++;
+        return handle;
+}
+
+Handle *handle_new_text(Tree *tree, GString *text)
+{
+        Handle *handle = handle_new(tree, HANDLE_TEXT);
+
+        handle->text = text;
+        return handle;
+}
+
+Handle *handle_new_directory(Tree *tree)
+{
+        return handle_new(tree, HANDLE_DIRECTORY);
+}
+
+static void file_clear(Handle *handle)
+{
+        Resource *resource = handle->holder.resource;
+        Tree *tree = handle->tree;
+
+        if (!handle->is_dead)
+                holder_fail(&handle->holder, -ESHUTDOWN);       /* only when the connection broke under them */
+        holder_clear(&handle->holder);
+        while (handle->fcntl) {
+                Holder *holder = handle->fcntl->data;
+
+                holder_fail(holder, -ESHUTDOWN);
+                fcntl_holder_put(holder);
+        }
+        resource->opens--;
+        resource_release(resource);
+        if (--tree->open_files == 0 && tree->last_closed)
+                tree->last_closed(tree->last_closed_data);
+}
+
+void handle_free(Handle *handle)
+{
+        id_table_remove(&handle->tree->handles, handle->id);
+        switch (handle->kind) {
+        case HANDLE_FILE:
+        case HANDLE_MODE:
+                file_clear(handle);
+                break;
+        case HANDLE_TEXT:
+                g_string_free(handle->text, TRUE);
+                break;
+        case HANDLE_DIRECTORY:
+                g_clear_pointer(&handle->serials, g_array_unref);
+                break;
+        }
+        if (handle->poll)
+                fuse_pollhandle_destroy(handle->poll);
+        g_free(handle);
+}
+
+gboolean handle_is_file(const Handle *handle)
+{
+        return handle->kind == HANDLE_FILE || handle->kind == HANDLE_MODE;
+}
+
+Lock *handle_find_lock(Handle *handle)
+{
+        Lock *best = handle->holder.lock && lock_has(handle->holder.lock) ? handle->holder.lock : NULL;
+
+        for (GSList *l = handle->fcntl; l; l = l->next) {
+                Lock *lock = ((Holder *)l->data)->lock;
+
+                if (lock && lock_has(lock) && (!best || lock->mode > best->mode))
+                        best = lock;
+        }
+        return best;
+}
+
+/* The lock under which this file is written: PW or EX. */
+static int find_writer(Handle *handle, Lock **ret_lock)
+{
+        Lock *lock = handle_find_lock(handle);
+
+        if (handle->holder.is_dead)
+                return -ESTALE;
+        if (!lock || !mode_is_writer(lock->mode))
+                return -ENOLCK;
+        *ret_lock = lock;
+        return 0;
+}
+
+static void lock_written(Lock *lock)
+{
+        Resource *resource = lock->resource;
+
+        lock->dirty = TRUE;
+        lock->lost = FALSE;
+        resource_list_written(resource);
+        resource_keep(resource);
+        resource->node.mtime_us = g_get_real_time();
+        resource_saw_value(resource, lock->value);
+}
+
+int handle_write(Handle *handle, const char *data, size_t size, off_t offset, gboolean append)
+{
+        Lock *lock;
+        int r;
+
+        r = find_writer(handle, &lock);
+        if (r < 0)
+                return r;
+        if (lock->lost)
+                memset(lock->value, 0, VALUE_LEN);      /* what was lost is not to be mixed in */
+        if (append)
+                offset = value_size(lock->value);
+        if (offset > VALUE_LEN || size > (size_t)(VALUE_LEN - offset))
+                return -EFBIG;
+        if (size == 0)
+                return 0;
+        memcpy(lock->value + offset, data, size);
+        lock_written(lock);
+        return 0;
+}
+
+int handle_truncate(Handle *handle, off_t size)
+{
+        Lock *lock;
+        int r;
+
+        r = find_writer(handle, &lock);
+        if (r < 0)
+                return r;
+        if (size < 0 || size > VALUE_LEN)
+                return -EFBIG;
+        handle_truncate_lock(lock, size);
+        return 0;
+}
+
+void handle_truncate_lock(Lock *lock, off_t size)
+{
+        if (!lock->lost && value_size(lock->value) <= size)
+                return;                         /* nothing is there to be cut: nothing is written */
+        if (lock->lost)
+                size = 0;
+        memset(lock->value + size, 0, VALUE_LEN - size);
+        lock_written(lock);
+}
+
+/* --- poll --- */
+
+static void notify(Handle *handle)
+{
+        if (handle->poll)
+                fuse_lowlevel_notify_poll(handle->poll);
+}
+
+unsigned handle_poll(Handle *handle, struct fuse_pollhandle *poll)
+{
+        if (poll) {                             /* the newest is as good as all of them */
+                if (handle->poll)
+                        fuse_pollhandle_destroy(handle->poll);
+                handle->poll = poll;
+        }
+        return POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | (handle->is_asked ? POLLPRI : 0) | (handle->is_dead ? POLLERR | POLLHUP : 0);
+}
+
+void handle_set_asked(Handle *handle, gboolean is_asked)
+{
+        if (handle->is_asked == is_asked)
+                return;
+        handle->is_asked = is_asked;
+        if (is_asked)
+                notify(handle);
+}
+
+/* @status: what those who wait through this file are told. */
+static void fail_holders(Handle *handle, int status)
+{
+        GSList *next;
+
+        for (GSList *l = handle->fcntl; l; l = next) {
+                next = l->next;
+                holder_fail(l->data, status);
+        }
+        holder_fail(&handle->holder, status);   /* last: an open that fails frees the handle */
+}
+
+void handle_set_dead(Handle *handle)
+{
+        handle->is_dead = TRUE;
+        notify(handle);
+        fail_holders(handle, -ESTALE);
+}
+
+void handle_shut_down(Handle *handle)
+{
+        handle->is_dead = TRUE;
+        notify(handle);
+        fail_holders(handle, -ESHUTDOWN);
+}

@@ -1,0 +1,389 @@
+#include "holder.h"
+#include "handle.h"
+#include "lockspace.h"
+#include "request.h"
+#include "resource.h"
+#include <errno.h>
+
+/* An owner of fcntl locks, as the kernel names it: a process, or for OFD locks
+ * a file. In Tree.owners while it has a holder. */
+typedef struct Owner {
+        guint64 id;                             /* the key, first: that table is a set */
+        GQueue holders;                         /* of FcntlHolder */
+} Owner;
+
+typedef struct FcntlHolder {
+        Holder base;
+        Owner *owner;
+        GList link;                             /* in Owner.holders */
+} FcntlHolder;
+
+static void holder_next(Holder *holder);
+
+void holder_init(Holder *holder, Resource *resource, Handle *handle, LockBy by)
+{
+        *holder = (Holder){ .resource = resource, .handle = handle, .by = by };
+}
+
+void holder_clear(Holder *holder)
+{
+        g_assert(!holder->active && (!holder->waiting || g_queue_is_empty(holder->waiting)));
+        lock_drop(g_steal_pointer(&holder->lock));
+        g_clear_pointer(&holder->waiting, g_queue_free);
+}
+
+static gboolean is_busy(const Holder *holder)
+{
+        return holder->active || (holder->lock && lock_is_busy(holder->lock));
+}
+
+static Tree *holder_tree(const Holder *holder)
+{
+        return holder->resource->lockspace->tree;
+}
+
+static void enqueue(GQueue *queue, Request *request)
+{
+        request->queue = queue;
+        g_queue_push_tail_link(queue, &request->link);
+}
+
+/* --- dead-locks --- */
+
+/* Does @start, in the end, hold up a request for @mode on @resource by @waiter? */
+static gboolean waits_for(const Owner *waiter, const Resource *resource, LockMode mode, const Owner *start, GHashTable *visited)
+{
+        for (GList *l = resource->locks.head; l; l = l->next) {
+                const Lock *lock = l->data;
+                Owner *owner;
+
+                if (lock->by != BY_POSIX || !lock_counts(lock) || !lock_has(lock) || mode_is_compatible(mode, lock->mode))
+                        continue;
+                owner = ((FcntlHolder *)lock->data)->owner;
+                if (owner == waiter)
+                        continue;
+                if (owner == start)
+                        return TRUE;
+                if (!g_hash_table_add(visited, owner))
+                        continue;
+                for (GList *h = owner->holders.head; h; h = h->next) {
+                        const Holder *other = h->data;
+
+                        if (other->active && other->active->wait && waits_for(owner, other->resource, other->active->mode, start, visited))
+                                return TRUE;
+                }
+        }
+        return FALSE;
+}
+
+static gboolean would_deadlock(const Holder *holder, LockMode mode)
+{
+        const Owner *owner = ((const FcntlHolder *)holder)->owner;
+        g_autoptr(GHashTable) visited = NULL;
+        gboolean has_any = FALSE;
+
+        for (GList *h = owner->holders.head; h && !has_any; h = h->next)
+                has_any = ((Holder *)h->data)->lock && lock_has(((Holder *)h->data)->lock);
+        if (!has_any)
+                return FALSE;                   /* who holds nothing keeps nobody waiting */
+        visited = g_hash_table_new(NULL, NULL);
+        return waits_for(owner, holder->resource, mode, owner, visited);
+}
+
+/* --- the lock --- */
+
+static void holder_done(Lock *lock, int status, void *data)
+{
+        Holder *holder = data;
+        Request *request = g_steal_pointer(&holder->active);
+        const gboolean is_open = holder->by == BY_OPEN;
+
+        if (status == 0)
+                handle_set_asked(holder->handle, FALSE);
+        if (!lock_has(lock)) {
+                holder->lock = NULL;
+                lock_drop(lock);
+        }
+        if (request)
+                request_answer(request, status);
+        if (!is_open)                           /* an open that failed took the holder with it */
+                holder_next(holder);
+}
+
+static void holder_blocking(Lock *lock, void *data)
+{
+        Holder *holder = data;
+
+        handle_set_asked(holder->handle, TRUE);
+}
+
+static unsigned request_flags(const Holder *holder, const Request *request)
+{
+        const gboolean is_conversion = lock_has(holder->lock);
+
+        if (is_conversion && request->mode <= holder->lock->mode)
+                return 0;                       /* downwards: never refused, never waits */
+        if (!request->wait || request->is_over_limit)
+                return DLM_LKF_NOQUEUE;
+        /* Two that change SH to EX wait for each other: flock(2) lets one of
+         * them lose its lock on the way, fcntl(2) wants EDEADLK. */
+        if (is_conversion && holder->by == BY_FLOCK)
+                return DLM_LKF_CONVDEADLK;
+        return 0;
+}
+
+/* 0: asked for, @request is active. */
+static int ask(Holder *holder, Request *request)
+{
+        const gboolean is_new = !holder->lock;
+        int r;
+
+        r = request_begin_wait(request);
+        if (r < 0)
+                return r;
+        if (is_new) {
+                const struct fuse_ctx *ctx = fuse_req_ctx(request->req);
+
+                r = lock_new(holder->resource, holder->by, ctx->uid, ctx->pid, &holder->lock);
+                if (r < 0)
+                        return r;
+                lock_set_callbacks(holder->lock, holder_done, holder_blocking, holder);
+        }
+        r = lock_request(holder->lock, request->mode, request_flags(holder, request));
+        if (r < 0) {
+                if (is_new)
+                        lock_drop(g_steal_pointer(&holder->lock));
+                return r;
+        }
+        holder->active = request;
+        return 0;
+}
+
+/* The reason why @request cannot even be asked for: 0 or a negative errno. */
+static int check(const Holder *holder, const Request *request)
+{
+        if (holder->is_dead)
+                return -ESTALE;
+        if (holder_tree(holder)->shutting_down && !(holder->lock && request->mode <= holder->lock->mode))
+                return -ESHUTDOWN;
+        if (is_busy(holder) && !request->wait)
+                return -EAGAIN;
+        return 0;
+}
+
+void holder_lock(Holder *holder, Request *request)
+{
+        Lockspace *lockspace = holder->resource->lockspace;
+        int r = check(holder, request);
+
+        request->holder = holder;
+        if (r == 0 && is_busy(holder)) {
+                r = request_begin_wait(request);
+                if (r == 0) {
+                        if (!holder->waiting)
+                                holder->waiting = g_queue_new();
+                        enqueue(holder->waiting, request);
+                        return;
+                }
+        } else if (r == 0 && !lockspace_is_usable(lockspace)) {
+                r = request_begin_wait(request);
+                if (r == 0) {
+                        enqueue(&lockspace->postponed, request);
+                        return;
+                }
+        } else if (r == 0 && !(holder->lock && holder->lock->mode == request->mode)) {
+                if (holder->by == BY_POSIX && request->wait && would_deadlock(holder, request->mode))
+                        r = -EDEADLK;
+                else
+                        r = ask(holder, request);
+                if (r == 0)
+                        return;
+        }
+        request_answer(request, r);
+}
+
+void holder_sync(Holder *holder, Request *request)
+{
+        Lock *lock = holder->lock;
+        int r = holder->is_dead ? -ESTALE : 0;
+
+        request->holder = holder;
+        if (r == 0 && lock && lock_has(lock) && lock->dirty) {
+                r = request_begin_wait(request);
+                if (r == 0 && is_busy(holder)) {
+                        if (!holder->waiting)
+                                holder->waiting = g_queue_new();
+                        enqueue(holder->waiting, request);
+                        return;
+                }
+                if (r == 0)
+                        r = lock_request(lock, lock->mode, 0);
+                if (r == 0) {
+                        holder->active = request;
+                        return;
+                }
+        }
+        request_answer(request, r);
+}
+
+static void start_request(Holder *holder, Request *request)
+{
+        if (request->kind == REQUEST_FSYNC)
+                holder_sync(holder, request);
+        else
+                holder_lock(holder, request);
+}
+
+static void holder_next(Holder *holder)
+{
+        while (!is_busy(holder) && holder->waiting && !g_queue_is_empty(holder->waiting)) {
+                Request *request = g_queue_peek_head(holder->waiting);
+
+                g_queue_unlink(holder->waiting, &request->link);
+                request->queue = NULL;
+                start_request(holder, request);
+        }
+}
+
+void holder_unlock(Holder *holder)
+{
+        Request *request = holder->active;
+
+        if (!holder->lock || holder->lock->state == LOCK_LOCKING)
+                return;                         /* nothing is held */
+        if (!request || request->kind == REQUEST_FSYNC)
+                request = NULL;
+        else
+                holder->active = NULL;          /* it was converting: it starts anew, with nothing */
+        lock_drop(g_steal_pointer(&holder->lock));
+        handle_set_asked(holder->handle, FALSE);
+        if (request)
+                holder_lock(holder, request);
+        else if (holder->active)                /* fsync: the unlock publishes just the same */
+                request_answer(g_steal_pointer(&holder->active), 0);
+        holder_next(holder);
+}
+
+/* @request, the active one, no longer waits: what becomes of the lock? */
+static void give_up(Holder *holder, Request *request)
+{
+        Lock *lock = holder->lock;
+
+        holder->active = NULL;
+        if (lock->state == LOCK_CONVERTING && lock->wanted <= lock->mode)
+                return;                         /* fsync, or a step down: happens anyway */
+        if (lock->state == LOCK_CONVERTING && holder->by != BY_FLOCK) {
+                lock_cancel(lock);              /* keeps what it has; holder_done() goes on */
+                return;
+        }
+        /* Of a flock that was on its way from SH to EX the SH may be gone
+         * already; flock(2) allows that it is. */
+        holder->lock = NULL;
+        lock_drop(lock);
+}
+
+void holder_leave(Holder *holder, Request *request)
+{
+        if (holder->active != request)
+                return;                         /* in a queue: request_answer() takes it out */
+        give_up(holder, request);
+        if (holder->by != BY_OPEN)
+                holder_next(holder);
+}
+
+void holder_fail(Holder *holder, int status)
+{
+        Request *request;
+
+        if (status == -ESTALE)
+                holder->is_dead = TRUE;
+        while (holder->waiting && (request = g_queue_peek_head(holder->waiting)))
+                request_answer(request, status);
+        request = holder->active;
+        if (request && status != -ESTALE)
+                give_up(holder, request);
+        holder->active = NULL;
+        if (status == -ESTALE && holder->lock) {
+                lock_set_callbacks(holder->lock, NULL, NULL, NULL);
+                holder->lock = NULL;            /* the lockspace sees to it */
+        }
+        if (request)
+                request_answer(request, status);
+}
+
+/* --- fcntl --- */
+
+guint fcntl_holder_hash(gconstpointer pointer)
+{
+        const Holder *holder = pointer;
+
+        return g_direct_hash(holder->resource) * 31 + g_int64_hash(&holder->owner);
+}
+
+gboolean fcntl_holder_equal(gconstpointer a, gconstpointer b)
+{
+        const Holder *x = a, *y = b;
+
+        return x->resource == y->resource && x->owner == y->owner;
+}
+
+Holder *fcntl_holder_find(Resource *resource, guint64 owner)
+{
+        const Holder key = { .resource = resource, .owner = owner };
+
+        return g_hash_table_lookup(resource->lockspace->tree->fcntl_holders, &key);
+}
+
+static Owner *owner_get(Tree *tree, guint64 id)
+{
+        Owner *owner = g_hash_table_lookup(tree->owners, &id);
+
+        if (!owner) {
+                owner = g_new0(Owner, 1);
+                owner->id = id;
+                g_hash_table_add(tree->owners, owner);
+        }
+        return owner;
+}
+
+Holder *fcntl_holder_get(Resource *resource, guint64 owner, LockBy by, Handle *handle)
+{
+        Tree *tree = resource->lockspace->tree;
+        FcntlHolder *holder = (FcntlHolder *)fcntl_holder_find(resource, owner);
+
+        if (!holder) {
+                holder = g_new0(FcntlHolder, 1);
+                holder_init(&holder->base, resource, handle, by);
+                holder->base.owner = owner;
+                holder->owner = owner_get(tree, owner);
+                holder->link.data = holder;
+                g_queue_push_tail_link(&holder->owner->holders, &holder->link);
+                g_hash_table_add(tree->fcntl_holders, holder);
+                handle->fcntl = g_slist_prepend(handle->fcntl, holder);
+        } else if (holder->base.handle != handle) {
+                holder->base.handle->fcntl = g_slist_remove(holder->base.handle->fcntl, holder);
+                holder->base.handle = handle;
+                handle->fcntl = g_slist_prepend(handle->fcntl, holder);
+        }
+        return &holder->base;
+}
+
+void fcntl_holder_put(Holder *base)
+{
+        FcntlHolder *holder = (FcntlHolder *)base;
+        Tree *tree = holder_tree(base);
+        Owner *owner = holder->owner;
+
+        holder_unlock(base);
+        if (base->lock || base->active || (base->waiting && !g_queue_is_empty(base->waiting)))
+                return;
+        g_hash_table_remove(tree->fcntl_holders, base);
+        base->handle->fcntl = g_slist_remove(base->handle->fcntl, base);
+        g_queue_unlink(&owner->holders, &holder->link);
+        if (g_queue_is_empty(&owner->holders)) {
+                g_hash_table_remove(tree->owners, &owner->id);
+                g_free(owner);
+        }
+        holder_clear(base);
+        g_free(holder);
+}

@@ -1,0 +1,266 @@
+#include "lock.h"
+#include "lockspace.h"
+#include "resource.h"
+#include "trace.h"
+#include <errno.h>
+#include <string.h>
+
+/*
+ * The value block travels with every operation: a grant upwards reads it into
+ * lock->value, an unlock or a convert from PW or EX writes lock->value back. A
+ * value that is lost (VALNOTVALID) and was not written since goes back as
+ * lost, with IVVALBLK.
+ */
+
+static const char *const state_names[] = { "new", "locking", "held", "converting", "unlocking", "abandoned" };
+
+static gboolean is_internal(LockBy by)
+{
+        return by == BY_KEEPER || by == BY_READER;
+}
+
+gboolean lock_is_busy(const Lock *lock)
+{
+        return lock->state == LOCK_LOCKING || lock->state == LOCK_CONVERTING;
+}
+
+gboolean lock_has(const Lock *lock)
+{
+        return lock->state == LOCK_HELD || lock->state == LOCK_CONVERTING;
+}
+
+gboolean lock_counts(const Lock *lock)
+{
+        return !lock->dropping && !is_internal(lock->by) && (lock_has(lock) || lock_is_busy(lock));
+}
+
+/* Add this lock to the counts, or with -1 take it out. */
+static void count(Lock *lock, int n)
+{
+        Tree *tree = lock->resource->lockspace->tree;
+
+        if (!lock_counts(lock))
+                return;
+        lock->resource->lockspace->locks += n;
+        if (lock_has(lock))
+                tree->held += n;
+        if (lock_is_busy(lock))
+                tree->waiting += n;
+}
+
+static void set_state(Lock *lock, LockState state)
+{
+        trace("lock %u %s: %s -> %s", lock->id, lock_by_to_string(lock->by), state_names[lock->state], state_names[state]);
+        count(lock, -1);
+        lock->state = state;
+        lock->since_us = g_get_monotonic_time();
+        count(lock, 1);
+}
+
+/* It is as good as given up: nobody is told of it, no user charged. */
+static void set_dropping(Lock *lock)
+{
+        count(lock, -1);
+        lock->dropping = TRUE;
+        lock->done = NULL;
+        lock->blocking = NULL;
+        if (lock->is_charged)
+                users_discharge(lock->resource->lockspace->tree->users, lock->uid, USER_LOCK);
+        lock->is_charged = FALSE;
+}
+
+int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t tid, Lock **ret_lock)
+{
+        Tree *tree = resource->lockspace->tree;
+        Lock *lock;
+        int r;
+
+        if (!is_internal(by)) {
+                r = users_charge(tree->users, uid, USER_LOCK);
+                if (r < 0)
+                        return r;
+        }
+        lock = g_new0(Lock, 1);
+        lock->is_charged = !is_internal(by);
+        lock->by = by;
+        lock->uid = uid;
+        lock->tid = tid;
+        lock->resource = resource;
+        lock->link.data = lock;
+        lock->id = id_table_add(&tree->locks, lock);
+        g_queue_push_tail_link(&resource->locks, &lock->link);
+        *ret_lock = lock;
+        return 0;
+}
+
+void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void *data)
+{
+        lock->done = done;
+        lock->blocking = blocking;
+        lock->data = data;
+}
+
+void lock_free(Lock *lock)
+{
+        Resource *resource = lock->resource;
+
+        set_dropping(lock);
+        g_queue_unlink(&resource->locks, &lock->link);
+        id_table_remove(&resource->lockspace->tree->locks, lock->id);
+        g_free(lock);
+        resource_release(resource);
+}
+
+/* The flags with which a lock held in PW or EX hands its value on. */
+static unsigned value_flags(const Lock *lock)
+{
+        return DLM_LKF_VALBLK | (lock->lost && !lock->dirty ? DLM_LKF_IVVALBLK : 0);
+}
+
+int lock_request(Lock *lock, LockMode mode, unsigned flags)
+{
+        Lockspace *lockspace = lock->resource->lockspace;
+        Engine *engine = lockspace->tree->engine;
+        int r;
+
+        if (lock->state == LOCK_NEW) {
+                const EngineLock request = {
+                        .lockspace = lockspace->id,
+                        .id = lock->id,
+                        .mode = mode,
+                        .flags = flags | DLM_LKF_VALBLK,
+                        .name = lock->resource->name,
+                        .name_len = lock->resource->name_len,
+                };
+                r = engine->ops->lock(engine, &request);
+        } else {
+                g_assert(lock->state == LOCK_HELD);
+                r = engine->ops->convert(engine, lock->id, mode,
+                                         flags | (mode_is_writer(lock->mode) && mode <= lock->mode ? value_flags(lock) : DLM_LKF_VALBLK),
+                                         lock->value);
+        }
+        if (r < 0)
+                return r;
+        lock->wanted = mode;
+        set_state(lock, lock->state == LOCK_NEW ? LOCK_LOCKING : LOCK_CONVERTING);
+        return 0;
+}
+
+void lock_cancel(Lock *lock)
+{
+        Engine *engine = lock->resource->lockspace->tree->engine;
+
+        if (lock_is_busy(lock))
+                engine->ops->cancel(engine, lock->id);
+}
+
+static void unlock(Lock *lock)
+{
+        Engine *engine = lock->resource->lockspace->tree->engine;
+
+        if (lock->dirty && mode_is_writer(lock->mode))
+                resource_saw_value(lock->resource, lock->value);
+        if (engine->ops->unlock(engine, lock->id, mode_is_writer(lock->mode) ? value_flags(lock) : 0, lock->value) < 0)
+                lock_free(lock);
+        else
+                set_state(lock, LOCK_UNLOCKING);
+}
+
+void lock_drop(Lock *lock)
+{
+        if (!lock)
+                return;
+        set_dropping(lock);
+        switch (lock->state) {
+        case LOCK_NEW:
+                lock_free(lock);
+                break;
+        case LOCK_LOCKING:
+        case LOCK_CONVERTING:
+                lock_cancel(lock);
+                break;
+        case LOCK_HELD:
+                unlock(lock);
+                break;
+        case LOCK_UNLOCKING:
+        case LOCK_ABANDONED:
+                break;
+        }
+}
+
+void lock_abandon(Lock *lock)
+{
+        set_dropping(lock);
+        set_state(lock, LOCK_ABANDONED);
+}
+
+/* What came with a grant. */
+static void take_value(Lock *lock, unsigned flags, const uint8_t *value)
+{
+        if (!value)
+                return;
+        memcpy(lock->value, value, VALUE_LEN);
+        lock->lost = (flags & DLM_SBF_VALNOTVALID) != 0;
+        resource_saw_value(lock->resource, lock->value);
+}
+
+static void lock_granted(Lock *lock, unsigned flags, const uint8_t *value)
+{
+        const gboolean wrote = lock->state == LOCK_CONVERTING && mode_is_writer(lock->mode) && lock->wanted <= lock->mode;
+
+        set_state(lock, LOCK_HELD);
+        lock->mode = lock->wanted;
+        if (wrote)
+                lock->dirty = FALSE;
+        else
+                take_value(lock, flags, value);
+}
+
+void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const uint8_t *value)
+{
+        Lock *lock = id_table_find(&tree->locks, id);
+        gboolean has_failed_new;
+
+        g_assert(lock);
+        trace("lock %u: completed, %s%s%s", id, status < 0 ? g_strerror(-status) : "granted",
+              flags & DLM_SBF_DEMOTED ? ", demoted" : "", flags & DLM_SBF_VALNOTVALID ? ", value lost" : "");
+        switch (lock->state) {
+        case LOCK_LOCKING:
+        case LOCK_CONVERTING:
+                has_failed_new = status < 0 && lock->state == LOCK_LOCKING;
+                if (status == 0)
+                        lock_granted(lock, flags, value);
+                else
+                        set_state(lock, has_failed_new ? LOCK_NEW : LOCK_HELD);
+                if (lock->dropping && has_failed_new)
+                        lock_free(lock);
+                else if (lock->dropping)                /* the grant crossed our cancel: give it back */
+                        unlock(lock);
+                else if (lock->done)
+                        lock->done(lock, status, lock->data);
+                break;
+        case LOCK_UNLOCKING:
+                lock_free(lock);
+                break;
+        case LOCK_ABANDONED:                            /* it crossed the forced release */
+                break;
+        case LOCK_NEW:
+        case LOCK_HELD:
+                g_assert_not_reached();
+        }
+}
+
+void lock_blocking(Tree *tree, uint32_t id)
+{
+        Lock *lock = id_table_find(&tree->locks, id);
+
+        if (lock && lock->blocking)
+                lock->blocking(lock, lock->data);
+}
+
+const char *lock_by_to_string(LockBy by)
+{
+        static const char *const names[] = { "flock", "posix", "ofd", "open", "keeper", "reader" };
+
+        return names[by];
+}

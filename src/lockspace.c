@@ -1,0 +1,376 @@
+#include "lockspace.h"
+#include "handle.h"
+#include "lock.h"
+#include "request.h"
+#include "resource.h"
+#include "trace.h"
+#include <errno.h>
+#include <string.h>
+
+/*
+ * A release in steps, each started by the end of the one before:
+ *
+ *   lockspace_release   busy here? else have the engine seal it
+ *   sealed              with force: everything here dies now. Else start to
+ *                       save: each keeper reads its value …
+ *   saved_read          … and is unlocked; the last one brings us to
+ *   save_finished       the engine's release
+ *   released            done; or EBUSY: restore: each value is written back
+ *                       under EX, unless somebody has it there now, and the
+ *                       keepers are back
+ *   restore_finished    unsealed; what was postponed starts
+ */
+
+typedef struct SavedValue {
+        Resource *resource;                     /* listed, so it stays */
+        gboolean is_lost;
+        uint8_t value[VALUE_LEN];
+} SavedValue;
+
+Lockspace *lockspace_new(Tree *tree, const char *name, uint32_t id, const EngineAttr *attr)
+{
+        Lockspace *lockspace = g_new0(Lockspace, 1);
+
+        lockspace->node.kind = NODE_LOCKSPACE;
+        lockspace->node.mode = attr->mode;
+        lockspace->node.uid = attr->uid;
+        lockspace->node.gid = attr->gid;
+        node_touch(&lockspace->node);
+        lockspace->node.atime_us = lockspace->node.mtime_us;
+        lockspace->tree = tree;
+        lockspace->name = g_strdup(name);
+        lockspace->id = id;
+        lockspace->refs = 1;
+        lockspace->resources = g_hash_table_new(resource_name_hash, resource_name_equal);
+        tree_add_node(tree, &lockspace->node);
+        g_hash_table_insert(tree->lockspaces, lockspace->name, lockspace);
+        g_hash_table_insert(tree->engine_lockspaces, GUINT_TO_POINTER(id), lockspace);
+        return lockspace;
+}
+
+Lockspace *lockspace_ref(Lockspace *lockspace)
+{
+        lockspace->refs++;
+        return lockspace;
+}
+
+void lockspace_unref(Lockspace *lockspace)
+{
+        g_assert(lockspace->refs > 0);
+        if (--lockspace->refs > 0)
+                return;
+        g_assert(lockspace->state == LOCKSPACE_DEAD);
+        g_assert(g_queue_is_empty(&lockspace->postponed));
+        g_hash_table_unref(lockspace->resources);
+        if (lockspace->saved)
+                g_array_unref(lockspace->saved);
+        g_free(lockspace->name);
+        g_free(lockspace);
+}
+
+gboolean lockspace_is_usable(const Lockspace *lockspace)
+{
+        return lockspace->state == LOCKSPACE_ACTIVE;
+}
+
+/* --- death --- */
+
+static void release_ended(Lockspace *lockspace, int status);
+
+static void lock_lost(Lock *lock, gboolean engine_knows)
+{
+        if (engine_knows)
+                lock_abandon(lock);
+        else
+                lock_free(lock);
+}
+
+static void resource_die(Resource *resource, gboolean engine_knows)
+{
+        GList *next;
+
+        resource->opens++;                      /* stays until we are through */
+        resource_unname(resource);
+        if (resource->is_listed)
+                resource->lockspace->tree->files--;
+        resource->is_listed = FALSE;
+        resource->keeper = NULL;
+        for (GList *link = resource->locks.head; link; link = next) {
+                next = link->next;
+                lock_lost(link->data, engine_knows);
+        }
+        resource->opens--;
+        resource_release(resource);
+}
+
+/* Whoever has a file of it open finds out: those who wait, those who poll. */
+static void tell_handles(Lockspace *lockspace)
+{
+        uint32_t id = 0;
+        Handle *handle;
+
+        while ((handle = id_table_next(&lockspace->tree->handles, &id)))
+                if (handle_is_file(handle) && handle->holder.resource->lockspace == lockspace)
+                        handle_set_dead(handle);
+}
+
+void lockspace_die(Lockspace *lockspace, gboolean engine_knows)
+{
+        Tree *tree = lockspace->tree;
+        g_autoptr(GList) resources = NULL;
+        Request *request;
+        const gboolean is_midway = lockspace->state == LOCKSPACE_SAVING || lockspace->state == LOCKSPACE_RESTORING;
+
+        if (lockspace->state == LOCKSPACE_DEAD)
+                return;
+        trace("lockspace %s: dead", lockspace->name);
+        lockspace->refs++;
+        lockspace->state = LOCKSPACE_DEAD;
+        g_hash_table_remove(tree->lockspaces, lockspace->name);
+        g_hash_table_remove(tree->engine_lockspaces, GUINT_TO_POINTER(lockspace->id));
+        tree_remove_node(tree, &lockspace->node);
+        node_touch(&tree->root);
+        while ((request = g_queue_peek_head(&lockspace->postponed)))
+                request_answer(request, -ESTALE);
+        tell_handles(lockspace);
+        /* Opens of a mode directory that wait have no handle in the table yet,
+         * and a reader none at all: their locks' owners are told by the locks. */
+        for (uint32_t id = 0;;) {
+                Lock *lock = id_table_next(&tree->locks, &id);
+
+                if (!lock)
+                        break;
+                if (lock->resource->lockspace == lockspace && lock->done && lock_is_busy(lock) && lock->by != BY_KEEPER)
+                        lock->done(lock, -ESTALE, lock->data);
+        }
+        resources = g_hash_table_get_keys(lockspace->resources);
+        for (GList *l = resources; l; l = l->next)
+                resource_die(l->data, engine_knows);
+        if (is_midway)                          /* the locks that the release waits for are no more */
+                release_ended(lockspace, 0);
+        lockspace_unref(lockspace);
+        lockspace_unref(lockspace);
+}
+
+/* Locks that were abandoned in a forced release: the engine has forgotten them. */
+static void free_abandoned(Tree *tree, const Lockspace *lockspace)
+{
+        uint32_t id = 0;
+        Lock *lock;
+
+        while ((lock = id_table_next(&tree->locks, &id)))
+                if (lock->resource->lockspace == lockspace)
+                        lock_free(lock);
+}
+
+/* --- release --- */
+
+static void release_ended(Lockspace *lockspace, int status)
+{
+        LockspaceDone *done = g_steal_pointer(&lockspace->done);
+        void *data = g_steal_pointer(&lockspace->done_data);
+
+        trace("lockspace %s: release: %s", lockspace->name, g_strerror(-status));
+        if (status < 0 && lockspace->state != LOCKSPACE_DEAD)
+                lockspace->state = LOCKSPACE_ACTIVE;
+        done(data, status);
+        if (lockspace->state == LOCKSPACE_ACTIVE) {
+                GQueue postponed = lockspace->postponed;
+                Request *request;
+
+                g_queue_init(&lockspace->postponed);
+                for (GList *l = postponed.head; l; l = l->next)
+                        ((Request *)l->data)->queue = &postponed;
+                while ((request = g_queue_peek_head(&postponed))) {
+                        g_queue_unlink(&postponed, &request->link);
+                        request->queue = NULL;
+                        request->start(request);
+                }
+        }
+        lockspace_unref(lockspace);
+}
+
+static void restore_finished(Lockspace *lockspace)
+{
+        Engine *engine = lockspace->tree->engine;
+
+        g_clear_pointer(&lockspace->saved, g_array_unref);
+        engine->ops->unseal(engine, lockspace->id);
+        release_ended(lockspace, lockspace->status);
+}
+
+static void restore_step_done(Lockspace *lockspace)
+{
+        if (--lockspace->pending == 0)
+                restore_finished(lockspace);
+}
+
+static SavedValue *find_saved(Lockspace *lockspace, const Resource *resource)
+{
+        for (guint i = 0; i < lockspace->saved->len; i++)
+                if (g_array_index(lockspace->saved, SavedValue, i).resource == resource)
+                        return &g_array_index(lockspace->saved, SavedValue, i);
+        g_assert_not_reached();
+}
+
+/* Back in NL with the value written, or only in NL: a keeper again. */
+static void restored(Lock *lock, int status, void *data)
+{
+        Resource *resource = lock->resource;
+
+        if (status < 0) {
+                g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
+                lock_drop(lock);
+        } else {
+                resource->keeper = lock;
+                lock_set_callbacks(lock, NULL, NULL, NULL);
+        }
+        restore_step_done(resource->lockspace);
+}
+
+/* EX is there, or somebody else has a lock there: then the value lived on with his. */
+static void restore_locked(Lock *lock, int status, void *data)
+{
+        Resource *resource = lock->resource;
+        Lockspace *lockspace = resource->lockspace;
+        const SavedValue *saved = find_saved(lockspace, resource);
+
+        lock_set_callbacks(lock, restored, NULL, NULL);
+        if (status == 0) {
+                if (value_size(lock->value) == 0 && !lock->lost) {
+                        memcpy(lock->value, saved->value, VALUE_LEN);
+                        lock->dirty = !saved->is_lost;
+                        lock->lost = saved->is_lost;
+                }
+                status = lock_request(lock, MODE_NL, 0);
+        } else {
+                status = lock_request(lock, MODE_NL, DLM_LKF_EXPEDITE);
+        }
+        if (status < 0)
+                restored(lock, status, NULL);
+}
+
+static void restore(Lockspace *lockspace, int status)
+{
+        lockspace->state = LOCKSPACE_RESTORING;
+        lockspace->status = status;
+        lockspace->pending = 1;
+        for (guint i = 0; i < lockspace->saved->len; i++) {
+                SavedValue *saved = &g_array_index(lockspace->saved, SavedValue, i);
+                Lock *lock;
+
+                g_assert(lock_new(saved->resource, BY_KEEPER, 0, 0, &lock) == 0);
+                lock_set_callbacks(lock, restore_locked, NULL, NULL);
+                lockspace->pending++;
+                status = lock_request(lock, MODE_EX, DLM_LKF_NOQUEUE);
+                if (status < 0)
+                        restore_locked(lock, status, NULL);
+        }
+        restore_step_done(lockspace);
+}
+
+static void released(void *data, int status, uint32_t id)
+{
+        Lockspace *lockspace = data;
+
+        if (lockspace->is_forced)
+                free_abandoned(lockspace->tree, lockspace);
+        else if (status < 0 && lockspace->state != LOCKSPACE_DEAD)
+                return restore(lockspace, status);
+        else
+                lockspace_die(lockspace, FALSE);
+        if (status == 0)
+                g_message("lockspace %s is released", lockspace->name);
+        release_ended(lockspace, status);
+}
+
+static void engine_release(Lockspace *lockspace)
+{
+        Engine *engine = lockspace->tree->engine;
+        int r;
+
+        if (!lockspace->is_forced)
+                lockspace->state = LOCKSPACE_RELEASING;
+        r = engine->ops->release(engine, lockspace->id, lockspace->is_forced, released, lockspace);
+        if (r < 0)
+                released(lockspace, r, lockspace->id);
+}
+
+static void save_step_done(Lockspace *lockspace)
+{
+        if (--lockspace->pending == 0)
+                engine_release(lockspace);
+}
+
+static void saved_read(Lock *keeper, int status, void *data)
+{
+        Resource *resource = keeper->resource;
+        Lockspace *lockspace = resource->lockspace;
+        SavedValue saved = { .resource = resource, .is_lost = keeper->lost };
+
+        memcpy(saved.value, keeper->value, VALUE_LEN);
+        g_array_append_val(lockspace->saved, saved);
+        lock_drop(g_steal_pointer(&resource->keeper));
+        save_step_done(lockspace);
+}
+
+static void save(Lockspace *lockspace)
+{
+        GHashTableIter iter;
+        gpointer key;
+
+        lockspace->state = LOCKSPACE_SAVING;
+        lockspace->saved = g_array_new(FALSE, FALSE, sizeof(SavedValue));
+        lockspace->pending = 1;
+        g_hash_table_iter_init(&iter, lockspace->resources);
+        while (g_hash_table_iter_next(&iter, &key, NULL)) {
+                Resource *resource = key;
+                Lock *keeper = resource->keeper;
+
+                if (!keeper)
+                        continue;
+                lockspace->pending++;
+                lock_set_callbacks(keeper, saved_read, NULL, NULL);
+                /* One that is just being made brings the value with its grant. */
+                if (!lock_is_busy(keeper) && lock_request(keeper, MODE_NL, 0) < 0)
+                        saved_read(keeper, 0, NULL);
+        }
+        save_step_done(lockspace);
+}
+
+static void sealed(void *data, int status, uint32_t id)
+{
+        Lockspace *lockspace = data;
+
+        if (lockspace->state == LOCKSPACE_DEAD)
+                return release_ended(lockspace, 0);     /* it went by itself */
+        if (status < 0)
+                return release_ended(lockspace, status);
+        if (lockspace->is_forced) {
+                lockspace_die(lockspace, TRUE);
+                engine_release(lockspace);
+        } else {
+                save(lockspace);
+        }
+}
+
+int lockspace_release(Lockspace *lockspace, gboolean force, LockspaceDone *done, void *data)
+{
+        Engine *engine = lockspace->tree->engine;
+        int r;
+
+        if (lockspace->state == LOCKSPACE_DEAD)
+                return -ESTALE;
+        if (lockspace->state != LOCKSPACE_ACTIVE || (!force && lockspace->locks > 0))
+                return -EBUSY;
+        r = engine->ops->seal(engine, lockspace->id, force, sealed, lockspace_ref(lockspace));
+        if (r < 0) {
+                lockspace_unref(lockspace);
+                return r;
+        }
+        lockspace->state = LOCKSPACE_SEALING;
+        lockspace->is_forced = force;
+        lockspace->done = done;
+        lockspace->done_data = data;
+        return 0;
+}

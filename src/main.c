@@ -1,0 +1,309 @@
+/*
+ * lockspacefs: options, then build everything, run the loop, tear down in
+ * reverse. In the background the parent waits until the mount answers.
+ */
+#include "config.h"
+#include "fs.h"
+#include "handle.h"
+#include "lockspace.h"
+#include "options.h"
+#include "session.h"
+#include "trace.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <syslog.h>
+#include <unistd.h>
+
+typedef struct Daemon {
+        GMainLoop *loop;
+        Tree *tree;
+        Session *session;
+        int ready_fd;                           /* to the parent; -1: none, or told already */
+        unsigned releasing;                     /* lockspaces, at the end */
+} Daemon;
+
+/* --- messages --- */
+
+static GLogWriterOutput write_syslog(GLogLevelFlags level, const GLogField *fields, gsize n_fields, gpointer data)
+{
+        static const struct { GLogLevelFlags level; int priority; } priorities[] = {
+                { G_LOG_LEVEL_ERROR, LOG_CRIT },
+                { G_LOG_LEVEL_CRITICAL, LOG_ERR },
+                { G_LOG_LEVEL_WARNING, LOG_WARNING },
+                { G_LOG_LEVEL_MESSAGE, LOG_NOTICE },
+        };
+
+        if (g_log_writer_journald(level, fields, n_fields, data) == G_LOG_WRITER_HANDLED)
+                return G_LOG_WRITER_HANDLED;
+        for (size_t i = 0; i < G_N_ELEMENTS(priorities); i++)
+                for (gsize f = 0; level & priorities[i].level && f < n_fields; f++)
+                        if (g_str_equal(fields[f].key, "MESSAGE"))
+                                syslog(LOG_DAEMON | priorities[i].priority, "%s", (const char *)fields[f].value);
+        return G_LOG_WRITER_HANDLED;
+}
+
+/* --- the background --- */
+
+/* In the child: 0, and @ret_ready_fd is where to say that all is well. In the
+ * parent: does not return; its status is the child's success. */
+static int go_to_background(int *ret_ready_fd)
+{
+        int fds[2], status;
+        pid_t pid;
+        char byte;
+
+        if (pipe2(fds, O_CLOEXEC) < 0)
+                return -errno;
+        pid = fork();
+        if (pid < 0)
+                return -errno;
+        if (pid > 0) {
+                close(fds[1]);
+                if (read(fds[0], &byte, 1) == 1)
+                        _exit(EXIT_SUCCESS);
+                while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+                        ;
+                _exit(WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : EXIT_FAILURE);
+        }
+        close(fds[0]);
+        setsid();
+        *ret_ready_fd = fds[1];
+        return 0;
+}
+
+static void tell_parent(Daemon *daemon)
+{
+        int null;
+
+        g_log_set_writer_func(write_syslog, NULL, NULL);
+        null = open("/dev/null", O_RDWR);
+        if (null >= 0) {
+                dup2(null, STDIN_FILENO);
+                dup2(null, STDOUT_FILENO);
+                dup2(null, STDERR_FILENO);
+                if (null > STDERR_FILENO)
+                        close(null);
+        }
+        if (write(daemon->ready_fd, "", 1) < 0)
+                g_debug("nobody waits for the mount");
+        close(daemon->ready_fd);
+        daemon->ready_fd = -1;
+}
+
+static gboolean ready(void *data)
+{
+        Daemon *daemon = data;
+
+        if (daemon->ready_fd >= 0)
+                tell_parent(daemon);
+        g_message("mounted on %s, engine %s", daemon->tree->options->mountpoint, daemon->tree->options->engine);
+        return G_SOURCE_REMOVE;
+}
+
+/* --- events --- */
+
+static void daemon_mounted(void *data)
+{
+        Daemon *daemon = data;
+
+        /* When the loop has nothing else to do: the lockspaces that are there are listed then. */
+        g_idle_add_full(G_PRIORITY_LOW, ready, daemon, NULL);
+}
+
+static void daemon_gone(void *data)
+{
+        Daemon *daemon = data;
+
+        g_main_loop_quit(daemon->loop);
+}
+
+static const SessionEvents session_events = { .mounted = daemon_mounted, .gone = daemon_gone };
+
+static gboolean quit_when_idle(void *data)
+{
+        g_main_loop_quit(((Daemon *)data)->loop);
+        return G_SOURCE_REMOVE;
+}
+
+static void last_closed(void *data)
+{
+        g_idle_add(quit_when_idle, data);       /* after the close was answered */
+}
+
+static gboolean terminate(void *data)
+{
+        Daemon *daemon = data;
+        Tree *tree = daemon->tree;
+        uint32_t id = 0;
+        Handle *handle;
+
+        if (tree->shutting_down || tree->open_files == 0) {
+                g_main_loop_quit(daemon->loop);
+                return G_SOURCE_CONTINUE;
+        }
+        g_message("ending: %u files are open, their locks stay until they are closed; a second signal ends at once", tree->open_files);
+        tree->shutting_down = TRUE;
+        tree->last_closed = last_closed;
+        tree->last_closed_data = daemon;
+        session_detach(daemon->session);
+        while ((handle = id_table_next(&tree->handles, &id)))
+                if (handle_is_file(handle))
+                        handle_shut_down(handle);
+        return G_SOURCE_CONTINUE;
+}
+
+/* --- the end --- */
+
+static void end_release(Daemon *daemon, Lockspace *lockspace, gboolean force);
+
+typedef struct Ending {                         /* one lockspace's release */
+        Daemon *daemon;
+        Lockspace *lockspace;                   /* a reference */
+} Ending;
+
+static void end_released(void *data, int status)
+{
+        g_autofree Ending *ending = data;
+
+        if (status == -EREMOTE)                 /* only other nodes' locks are left: theirs stay, ours are none */
+                end_release(ending->daemon, ending->lockspace, TRUE);
+        else if (status < 0)
+                g_message("lockspace %s is left: %s", ending->lockspace->name, g_strerror(-status));
+        lockspace_unref(ending->lockspace);
+        if (--ending->daemon->releasing == 0)
+                g_main_loop_quit(ending->daemon->loop);
+}
+
+static void end_release(Daemon *daemon, Lockspace *lockspace, gboolean force)
+{
+        Ending *ending = g_new0(Ending, 1);
+        int r;
+
+        ending->daemon = daemon;
+        ending->lockspace = lockspace_ref(lockspace);
+        daemon->releasing++;
+        r = lockspace_release(lockspace, force, end_released, ending);
+        if (r < 0)
+                end_released(ending, r);
+}
+
+static gboolean give_up_releasing(void *data)
+{
+        Daemon *daemon = data;
+
+        g_message("the cluster does not answer: %u lockspaces are left", daemon->releasing);
+        g_main_loop_quit(daemon->loop);
+        return G_SOURCE_CONTINUE;
+}
+
+/* The lockspaces that this mount made go with it, if nobody else uses them:
+ * one left behind keeps dlm_controld from stopping. */
+static void release_lockspaces(Daemon *daemon)
+{
+        g_autoptr(GList) lockspaces = g_hash_table_get_values(daemon->tree->lockspaces);
+        guint timer;
+
+        daemon->releasing = 1;                  /* so that it reaches 0 only when all were begun */
+        for (GList *l = lockspaces; l; l = l->next)
+                if (((Lockspace *)l->data)->is_created)
+                        end_release(daemon, l->data, FALSE);
+        if (--daemon->releasing == 0)
+                return;
+        timer = g_timeout_add_seconds(MAX(daemon->tree->options->wait_s, 1), give_up_releasing, daemon);
+        g_main_loop_run(daemon->loop);
+        g_source_remove(timer);
+}
+
+static void close_files(Tree *tree)
+{
+        uint32_t id = 0;
+        Handle *handle;
+
+        tree->last_closed = NULL;
+        while ((handle = id_table_next(&tree->handles, &id)))
+                handle_free(handle);
+}
+
+static void run(Daemon *daemon)
+{
+        const guint sources[] = {
+                g_unix_signal_add(SIGTERM, terminate, daemon),
+                g_unix_signal_add(SIGINT, terminate, daemon),
+                g_unix_signal_add(SIGHUP, terminate, daemon),
+        };
+
+        g_main_loop_run(daemon->loop);
+        session_unmount(daemon->session);
+        g_message("unmounted %s", daemon->tree->options->mountpoint);
+        close_files(daemon->tree);
+        if (!daemon->tree->options->keep)
+                release_lockspaces(daemon);
+        for (size_t i = 0; i < G_N_ELEMENTS(sources); i++)
+                g_source_remove(sources[i]);
+}
+
+static gboolean serve(const Options *options, Daemon *daemon, GError **error)
+{
+        const EngineOps *ops = engine_find(options->engine);
+
+        if (!ops) {
+                g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                            g_str_equal(options->engine, "dlm")
+                                    ? "this build has no engine \"%s\": build it with libdlm, or say -o engine=local for locks on this machine alone"
+                                    : "there is no engine \"%s\": say -o engine=dlm or -o engine=local",
+                            options->engine);
+                return FALSE;
+        }
+        if (!tree_new(options, ops, &daemon->tree, error))
+                return FALSE;
+        daemon->loop = g_main_loop_new(NULL, FALSE);
+        if (!session_new(daemon->tree, &fs_ops, sizeof(fs_ops), &session_events, daemon, &daemon->session, error))
+                return FALSE;
+        run(daemon);
+        return TRUE;
+}
+
+int main(int argc, char **argv)
+{
+        g_auto(Options) options = { 0 };
+        g_autoptr(GError) error = NULL;
+        Daemon daemon = { .ready_fd = -1 };
+        gboolean ok;
+
+        umask(0);                               /* modes are the caller's business */
+        signal(SIGPIPE, SIG_IGN);
+        if (!options_parse(argc, argv, &options, &error)) {
+                fprintf(stderr, "lockspacefs: %s\n", error->message);
+                return EXIT_USAGE;
+        }
+        if (options.help || options.version) {
+                if (options.help)
+                        options_print_help("lockspacefs");
+                else
+                        printf("lockspacefs %s\n", PACKAGE_VERSION);
+                return EXIT_SUCCESS;
+        }
+        if (options.debug) {
+                trace_is_on = TRUE;
+                g_setenv("G_MESSAGES_DEBUG", G_LOG_DOMAIN, FALSE);
+        }
+        if (!options.foreground && go_to_background(&daemon.ready_fd) < 0) {
+                perror("lockspacefs: cannot go to the background");
+                return EXIT_FAILURE;
+        }
+        if (chdir("/") < 0)
+                g_debug("stays in a directory of its own");
+        ok = serve(&options, &daemon, &error);
+        if (!ok)
+                fprintf(stderr, "lockspacefs: %s\n", error->message);
+        tree_free(daemon.tree);
+        session_free(daemon.session);
+        g_clear_pointer(&daemon.loop, g_main_loop_unref);
+        return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,281 @@
+#include "options.h"
+#include "config.h"
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* As written; read_numbers() makes Options of them. */
+typedef struct Texts {
+        char *mode, *uid, *gid, *wait, *max_locks, *max_files, *max_waiters, *spin;
+} Texts;
+
+typedef struct Parser {
+        Texts texts;
+        Options options;
+        char *bad;                              /* what cannot be read */
+} Parser;
+
+enum { KEY_FOREGROUND, KEY_DEBUG, KEY_HELP, KEY_VERSION, KEY_KEEP, KEY_ALLOW_OTHER };
+
+#define TEXT(template, field) { template, offsetof(Parser, texts.field), 0 }
+
+static const struct fuse_opt table[] = {
+        FUSE_OPT_KEY("-f", KEY_FOREGROUND),
+        FUSE_OPT_KEY("-d", KEY_DEBUG),
+        FUSE_OPT_KEY("-h", KEY_HELP),
+        FUSE_OPT_KEY("--help", KEY_HELP),
+        FUSE_OPT_KEY("-V", KEY_VERSION),
+        FUSE_OPT_KEY("--version", KEY_VERSION),
+        { "engine=%s", offsetof(Parser, options.engine), 0 },
+        TEXT("mode=%s", mode),
+        TEXT("uid=%s", uid),
+        TEXT("gid=%s", gid),
+        TEXT("wait=%s", wait),
+        FUSE_OPT_KEY("keep", KEY_KEEP),
+        FUSE_OPT_KEY("allow_other", KEY_ALLOW_OTHER),
+        TEXT("max_locks=%s", max_locks),
+        TEXT("max_files=%s", max_files),
+        TEXT("max_waiters=%s", max_waiters),
+        TEXT("spin=%s", spin),
+        { "lockspace_flags=%s", offsetof(Parser, options.lockspace_flags), 0 },
+        /* What mount(8) and fstab(5) say to others. */
+        FUSE_OPT_KEY("defaults", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("auto", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("noauto", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("nofail", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("user", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("users", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("nouser", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("_netdev", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("x-", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_END,
+};
+
+void options_print_help(const char *program)
+{
+        printf("Usage: %s [OPTIONS] MOUNTPOINT\n"
+               "Mount the distributed lock manager as a file system: directories are lockspaces,\n"
+               "files are locks.\n\n"
+               "  -f                     stay in the foreground, messages on standard error\n"
+               "  -d                     the same, and trace every operation\n"
+               "  -h, --help             print this help\n"
+               "  -V, --version          print the version\n"
+               "  -o OPTION[,OPTION...]\n"
+               "    engine=dlm|local     the kernel's cluster lock manager (default), or one\n"
+               "                         inside this process for this machine alone\n"
+               "    mode=OCTAL           permissions of the mount's root (0755); who may write\n"
+               "                         there may make lockspaces\n"
+               "    uid=USER, gid=GROUP  its owner and group (the mounting user's)\n"
+               "    wait=SECONDS         answer mkdir and rmdir within this time (5)\n"
+               "    keep                 leave the lockspaces of this mount when it ends (dlm)\n"
+               "    allow_other          let other users in, as permissions allow\n"
+               "    max_locks=N          per user, root apart: locks held and waited for (65536)\n"
+               "    max_files=N            lock files, names looked up included (262144)\n"
+               "    max_waiters=N          calls that wait (16384); 0: any number\n"
+               "    spin=MICROSECONDS    look for the next request that long before sleeping (20)\n"
+               "    lockspace_flags=FLAG[:FLAG...]  how to create lockspaces (dlm)\n"
+               "  and the options of mount(8) and mount.fuse3(8)\n\n"
+               "To unmount: umount MOUNTPOINT, or fusermount3 -u MOUNTPOINT. See lockspacefs(8).\n",
+               program);
+}
+
+static int process(void *data, const char *arg, int key, struct fuse_args *outargs)
+{
+        Parser *parser = data;
+
+        switch (key) {
+        case KEY_FOREGROUND:
+                parser->options.foreground = TRUE;
+                return 0;
+        case KEY_DEBUG:
+                parser->options.debug = parser->options.foreground = TRUE;
+                return 0;
+        case KEY_HELP:
+                parser->options.help = TRUE;
+                return 0;
+        case KEY_VERSION:
+                parser->options.version = TRUE;
+                return 0;
+        case KEY_KEEP:
+                parser->options.keep = TRUE;
+                return 0;
+        case KEY_ALLOW_OTHER:
+                parser->options.allow_other = TRUE;
+                return 1;                       /* libfuse wants it too */
+        case FUSE_OPT_KEY_NONOPT:
+                if (parser->options.mountpoint && !parser->bad)
+                        parser->bad = g_strdup_printf("one mount point only, not \"%s\" and \"%s\"", parser->options.mountpoint, arg);
+                else if (!parser->options.mountpoint)
+                        parser->options.mountpoint = g_strdup(arg);
+                return 0;
+        default:
+                if (arg[0] == '-' && !parser->bad)
+                        parser->bad = g_strdup_printf("unknown option \"%s\"; see --help", arg);
+                return 1;                       /* -o: libfuse's, or it will say that it does not know it */
+        }
+}
+
+static gboolean fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+static gboolean fail(GError **error, const char *format, ...)
+{
+        va_list args;
+
+        va_start(args, format);
+        if (error)
+                *error = g_error_new_valist(G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, format, args);
+        va_end(args);
+        return FALSE;
+}
+
+static gboolean read_number(const char *name, const char *text, guint base, guint64 max, unsigned *ret_number, GError **error)
+{
+        guint64 number;
+
+        if (!text)
+                return TRUE;
+        if (!g_ascii_string_to_unsigned(text, base, 0, max, &number, NULL))
+                return fail(error, "%s=%s: write a number from 0 to %" G_GUINT64_FORMAT "%s", name, text, max,
+                            base == 8 ? ", in octal (07777 at most)" : "");
+        *ret_number = number;
+        return TRUE;
+}
+
+static gboolean read_user(const char *text, uid_t *ret_uid, GError **error)
+{
+        const struct passwd *user;
+        guint64 number;
+
+        if (!text)
+                return TRUE;
+        user = getpwnam(text);
+        if (user)
+                *ret_uid = user->pw_uid;
+        else if (g_ascii_string_to_unsigned(text, 10, 0, G_MAXUINT32 - 1, &number, NULL))
+                *ret_uid = number;
+        else
+                return fail(error, "uid=%s: no user of that name; write a user's name or number", text);
+        return TRUE;
+}
+
+static gboolean read_group(const char *text, gid_t *ret_gid, GError **error)
+{
+        const struct group *group;
+        guint64 number;
+
+        if (!text)
+                return TRUE;
+        group = getgrnam(text);
+        if (group)
+                *ret_gid = group->gr_gid;
+        else if (g_ascii_string_to_unsigned(text, 10, 0, G_MAXUINT32 - 1, &number, NULL))
+                *ret_gid = number;
+        else
+                return fail(error, "gid=%s: no group of that name; write a group's name or number", text);
+        return TRUE;
+}
+
+static gboolean read_texts(const Texts *texts, Options *options, GError **error)
+{
+        unsigned mode = options->mode;
+
+        if (!read_number("mode", texts->mode, 8, 07777, &mode, error) ||
+            !read_user(texts->uid, &options->uid, error) ||
+            !read_group(texts->gid, &options->gid, error) ||
+            !read_number("wait", texts->wait, 10, 3600, &options->wait_s, error) ||
+            !read_number("max_locks", texts->max_locks, 10, G_MAXUINT32, &options->max_locks, error) ||
+            !read_number("max_files", texts->max_files, 10, G_MAXUINT32, &options->max_files, error) ||
+            !read_number("max_waiters", texts->max_waiters, 10, G_MAXUINT32, &options->max_waiters, error) ||
+            !read_number("spin", texts->spin, 10, 10000, &options->spin_us, error))
+                return FALSE;
+        options->mode = mode;
+        return TRUE;
+}
+
+/* An absolute path of a directory that is there. */
+static gboolean read_mountpoint(Options *options, GError **error)
+{
+        char *path;
+
+        if (!options->mountpoint)
+                return fail(error, "no mount point given; see --help");
+        path = realpath(options->mountpoint, NULL);
+        if (!path) {
+                const int e = errno;
+
+                return fail(error, "mount point %s: %s%s", options->mountpoint, g_strerror(e),
+                            e == ENOENT ? "; make it with mkdir" :
+                            e == ENOTCONN ? "; a dead mount is still there, umount it first" : "");
+        }
+        g_free(options->mountpoint);
+        options->mountpoint = g_strdup(path);
+        free(path);
+        if (!g_file_test(options->mountpoint, G_FILE_TEST_IS_DIR))
+                return fail(error, "mount point %s: not a directory", options->mountpoint);
+        return TRUE;
+}
+
+static void texts_clear(Texts *texts)
+{
+        free(texts->mode);                      /* libfuse uses malloc() */
+        free(texts->uid);
+        free(texts->gid);
+        free(texts->wait);
+        free(texts->max_locks);
+        free(texts->max_files);
+        free(texts->max_waiters);
+        free(texts->spin);
+}
+
+static gboolean read_all(Parser *parser, GError **error)
+{
+        Options *options = &parser->options;
+
+        if (parser->bad)
+                return fail(error, "%s", parser->bad);
+        if (options->help || options->version)
+                return TRUE;
+        return read_texts(&parser->texts, options, error) && read_mountpoint(options, error);
+}
+
+gboolean options_parse(int argc, char **argv, Options *ret_options, GError **error)
+{
+        struct fuse_args args = FUSE_ARGS_INIT(argc, argv);
+        Parser parser = {
+                .options = {
+                        .mode = 0755, .uid = getuid(), .gid = getgid(), .wait_s = 5,
+                        .max_locks = 65536, .max_files = 262144, .max_waiters = 16384, .spin_us = 20,
+                },
+        };
+        gboolean ok;
+
+        if (fuse_opt_parse(&args, &parser, table, process) < 0)
+                ok = fail(error, "the options cannot be read; see --help");
+        else
+                ok = read_all(&parser, error);
+        texts_clear(&parser.texts);
+        g_free(parser.bad);
+        parser.options.mount_args = args;
+        if (!parser.options.engine)
+                parser.options.engine = strdup("dlm");
+        if (!ok) {
+                options_clear(&parser.options);
+                return FALSE;
+        }
+        *ret_options = parser.options;
+        return TRUE;
+}
+
+void options_clear(Options *options)
+{
+        g_free(options->mountpoint);
+        free(options->engine);                  /* libfuse's */
+        free(options->lockspace_flags);
+        fuse_opt_free_args(&options->mount_args);
+        *options = (Options){ 0 };
+}

@@ -1,0 +1,58 @@
+#include "process.h"
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The first bytes of /proc/@pid/@name, NUL-terminated. */
+static gboolean read_proc(pid_t pid, const char *name, char *ret_text, size_t size)
+{
+        char path[64];
+        ssize_t n;
+        int fd;
+
+        g_snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+                return FALSE;
+        n = read(fd, ret_text, size - 1);
+        close(fd);
+        if (n <= 0)
+                return FALSE;
+        ret_text[n] = '\0';
+        return TRUE;
+}
+
+pid_t process_of_thread(pid_t tid)
+{
+        char text[512];
+        const char *line;
+
+        if (!read_proc(tid, "status", text, sizeof(text)))
+                return tid;
+        line = strstr(text, "\nTgid:");
+        return line ? atoi(line + strlen("\nTgid:")) : tid;
+}
+
+char *process_command(pid_t pid)
+{
+        char text[64];
+
+        if (!read_proc(pid, "comm", text, sizeof(text)))
+                return g_strdup("-");
+        g_strchomp(text);
+        for (char *p = text; *p; p++)
+                if (g_ascii_iscntrl(*p))
+                        *p = '?';
+        return g_strdup(*text ? text : "-");
+}
+
+gboolean caller_is_ofd(pid_t tid)
+{
+        char text[256];
+        unsigned long long fd, command;
+
+        return read_proc(tid, "syscall", text, sizeof(text)) && sscanf(text, "%*d %llx %llx", &fd, &command) == 2 &&
+               (command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK);
+}

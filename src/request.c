@@ -1,0 +1,597 @@
+#include "request.h"
+#include "control.h"
+#include "handle.h"
+#include "lockspace.h"
+#include "name.h"
+#include "process.h"
+#include "reply.h"
+#include "resource.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+
+/*
+ * Two kinds of requests. Those for a lock go to a holder, which answers
+ * through request_answer(). The others have a Detail of their own, made here
+ * and freed when the work has ended; the caller may have been answered long
+ * before (EINTR, EINPROGRESS), and then detail->request is NULL.
+ */
+
+typedef struct Detail {
+        Request *request;                       /* NULL: answered */
+        Tree *tree;
+        Resource *resource;                     /* READ, GETXATTR, GETLK: opens is counted */
+        Lock *lock;                             /* READ, GETXATTR, GETLK: NULL when there is none */
+        Lockspace *lockspace;                   /* RMDIR, LOCKS, SETATTR: a reference */
+        size_t size;                            /* READ, GETXATTR */
+        off_t offset;
+        short type;                             /* GETLK: F_RDLCK, F_WRLCK */
+        LockMode probe;                         /* GETLK: the mode that is being tried */
+        char *name;                             /* MKDIR */
+        mode_t mode;
+        uid_t uid;
+        gid_t gid;
+        guint timer;                            /* MKDIR, RMDIR: 0: none */
+        GString *text;                          /* LOCKS */
+        struct fuse_file_info fi;               /* LOCKS */
+} Detail;
+
+static void request_restart(Request *request)
+{
+        holder_lock(request->holder, request);
+}
+
+static Request *request_new(fuse_req_t req, RequestKind kind)
+{
+        Request *request = g_new0(Request, 1);
+
+        request->req = req;
+        request->kind = kind;
+        request->link.data = request;
+        request->start = request_restart;
+        return request;
+}
+
+static Tree *request_tree(const Request *request)
+{
+        return fuse_req_userdata(request->req);
+}
+
+/* It waits no longer. Before the reply, which frees the fuse_req_t. */
+static void request_settle(Request *request)
+{
+        if (request->queue)
+                g_queue_unlink(request->queue, &request->link);
+        request->queue = NULL;
+        if (request->is_charged)
+                users_discharge(request_tree(request)->users, fuse_req_ctx(request->req)->uid, USER_WAITER);
+        request->is_charged = FALSE;
+}
+
+/* --- answers --- */
+
+static void answer_open(Request *request, int status)
+{
+        Handle *handle = request->holder->handle;
+        struct fuse_file_info fi = { .flags = request->flags, .fh = handle->id, .direct_io = 1, .nonseekable = 0, .noflush = 1 };
+
+        if (status < 0) {
+                reply_result(request->req, "open", status);
+                handle_free(handle);
+                return;
+        }
+        if (request->is_truncating && mode_is_writer(handle->holder.lock->mode))
+                handle_truncate_lock(handle->holder.lock, 0);
+        if (reply_open(request->req, &fi) == -ENOENT)   /* the caller was killed meanwhile */
+                handle_free(handle);
+}
+
+void request_answer(Request *request, int status)
+{
+        fuse_req_t req = request->req;
+
+        if (status == -EAGAIN && request->is_over_limit && request->wait)
+                status = -ENOLCK;
+        request_settle(request);
+        switch (request->kind) {
+        case REQUEST_OPEN:
+                answer_open(request, status);
+                break;
+        case REQUEST_FLOCK:
+                reply_result(req, "flock", status);
+                break;
+        case REQUEST_SETLK:
+                reply_result(req, "setlk", status);
+                break;
+        case REQUEST_FSYNC:
+                reply_result(req, "fsync", status);
+                break;
+        case REQUEST_READ:
+        case REQUEST_GETXATTR:
+        case REQUEST_GETLK:
+        case REQUEST_LOCKS:
+        case REQUEST_MKDIR:
+        case REQUEST_RMDIR:
+        case REQUEST_SETATTR:
+                if (request->detail)
+                        request->detail->request = NULL;
+                reply_result(req, "request", status);
+                break;
+        }
+        g_free(request);
+}
+
+/* --- signals and limits --- */
+
+static void detail_interrupted(Detail *detail);
+
+static void request_interrupted(fuse_req_t req, void *data)
+{
+        Request *request = data;
+
+        if (request->detail)
+                detail_interrupted(request->detail);
+        else if (request->holder)
+                holder_leave(request->holder, request);
+        request_answer(request, -EINTR);
+}
+
+int request_begin_wait(Request *request)
+{
+        Tree *tree = request_tree(request);
+
+        if (request->is_waiting)
+                return 0;
+        /* The signal may come before the request. (The callback must not be set
+         * then: libfuse would call it at once, and use the request after it.) */
+        if (fuse_req_interrupted(request->req))
+                return -EINTR;
+        if (request->wait) {
+                request->is_charged = users_charge(tree->users, fuse_req_ctx(request->req)->uid, USER_WAITER) == 0;
+                request->is_over_limit = !request->is_charged;
+        }
+        request->is_waiting = TRUE;
+        fuse_req_interrupt_func(request->req, request_interrupted, request);
+        return 0;
+}
+
+/* --- through a holder --- */
+
+void request_flock(fuse_req_t req, Handle *handle, int op)
+{
+        Request *request = request_new(req, REQUEST_FLOCK);
+
+        request->mode = (op & ~LOCK_NB) == LOCK_EX ? MODE_EX : MODE_PR;
+        request->wait = !(op & LOCK_NB);
+        holder_lock(&handle->holder, request);
+}
+
+void request_setlk(fuse_req_t req, Handle *handle, guint64 owner, const struct flock *flock, gboolean wait)
+{
+        Request *request = request_new(req, REQUEST_SETLK);
+        Resource *resource = handle->holder.resource;
+        Holder *holder = fcntl_holder_find(resource, owner);
+        LockBy by = holder ? holder->by : caller_is_ofd(fuse_req_ctx(req)->pid) ? BY_OFD : BY_POSIX;
+
+        request->mode = flock->l_type == F_WRLCK ? MODE_EX : MODE_PR;
+        request->wait = wait;
+        holder_lock(fcntl_holder_get(resource, owner, by, handle), request);
+}
+
+void request_open_mode(fuse_req_t req, Resource *resource, LockMode mode, const struct fuse_file_info *fi)
+{
+        Request *request = request_new(req, REQUEST_OPEN);
+        Handle *handle = handle_new_file(resource, HANDLE_MODE, TRUE);
+
+        request->mode = mode;
+        request->wait = !(fi->flags & O_NONBLOCK);
+        request->flags = fi->flags;
+        request->is_truncating = (fi->flags & O_TRUNC) != 0;
+        holder_lock(&handle->holder, request);
+}
+
+/* The holder of the lock under which this file is written. */
+void request_fsync(fuse_req_t req, Handle *handle)
+{
+        Request *request = request_new(req, REQUEST_FSYNC);
+        Lock *lock = handle_find_lock(handle);
+
+        request->wait = TRUE;
+        holder_sync(lock ? lock->data : &handle->holder, request);
+}
+
+/* --- details --- */
+
+static Detail *detail_new(fuse_req_t req, RequestKind kind, void (*start)(Request *request))
+{
+        Detail *detail = g_new0(Detail, 1);
+
+        detail->tree = fuse_req_userdata(req);
+        detail->request = request_new(req, kind);
+        detail->request->detail = detail;
+        detail->request->wait = TRUE;
+        detail->request->start = start;
+        return detail;
+}
+
+static void detail_free(Detail *detail)
+{
+        g_assert(!detail->request);
+        if (detail->lock) {
+                lock_set_callbacks(detail->lock, NULL, NULL, NULL);
+                lock_drop(detail->lock);
+        }
+        if (detail->resource) {
+                detail->resource->opens--;
+                resource_release(detail->resource);
+        }
+        if (detail->lockspace)
+                lockspace_unref(detail->lockspace);
+        g_clear_handle_id(&detail->timer, g_source_remove);
+        if (detail->text)
+                g_string_free(detail->text, TRUE);
+        g_free(detail->name);
+        g_free(detail);
+}
+
+/* Answer with an error, and the work is over. */
+static void detail_fail(Detail *detail, int status)
+{
+        request_answer(detail->request, status);
+        detail_free(detail);
+}
+
+/* The request is about to be answered otherwise: the fuse_req_t is ours. */
+static fuse_req_t detail_take_req(Detail *detail)
+{
+        Request *request = g_steal_pointer(&detail->request);
+        fuse_req_t req = request->req;
+
+        request_settle(request);
+        g_free(request);
+        return req;
+}
+
+/* The caller is about to be told EINTR; what is under way in the engine ends
+ * behind his back, what is not is given up. */
+static void detail_interrupted(Detail *detail)
+{
+        switch (detail->request->kind) {
+        case REQUEST_READ:
+        case REQUEST_GETXATTR:
+        case REQUEST_GETLK:
+                detail->request->detail = NULL;         /* answered as a bare one: see below */
+                detail->request = NULL;
+                detail_free(detail);
+                break;
+        case REQUEST_MKDIR:
+        case REQUEST_RMDIR:
+        case REQUEST_SETATTR:
+        case REQUEST_LOCKS:
+        case REQUEST_FLOCK:
+        case REQUEST_SETLK:
+        case REQUEST_OPEN:
+        case REQUEST_FSYNC:
+                break;
+        }
+}
+
+/* Ready to go? FALSE: postponed, or answered because it cannot. */
+static gboolean detail_begin(Detail *detail, Lockspace *lockspace)
+{
+        Request *request = detail->request;
+        int r = lockspace->state == LOCKSPACE_DEAD ? -ESTALE : request_begin_wait(request);
+
+        if (r < 0) {
+                detail_fail(detail, r);
+                return FALSE;
+        }
+        if (lockspace_is_usable(lockspace))
+                return TRUE;
+        request->queue = &lockspace->postponed;
+        g_queue_push_tail_link(&lockspace->postponed, &request->link);
+        return FALSE;
+}
+
+/* --- the value, without a lock --- */
+
+static void value_done(Lock *lock, int status, void *data)
+{
+        Detail *detail = data;
+        const RequestKind kind = detail->request->kind;
+        fuse_req_t req;
+
+        if (status == 0 && lock->lost)
+                status = -EIO;
+        if (status < 0)
+                return detail_fail(detail, status);
+        req = detail_take_req(detail);
+        if (kind == REQUEST_GETXATTR)
+                reply_buffer(req, "getxattr", (const char *)lock->value, VALUE_LEN);
+        else
+                reply_part(req, "read", (const char *)lock->value, value_size(lock->value), detail->size, detail->offset);
+        detail_free(detail);
+}
+
+static void value_start(Request *request)
+{
+        Detail *detail = request->detail;
+        const struct fuse_ctx *ctx = fuse_req_ctx(request->req);
+        int r;
+
+        if (!detail_begin(detail, detail->resource->lockspace))
+                return;
+        r = lock_new(detail->resource, BY_READER, ctx->uid, ctx->pid, &detail->lock);
+        if (r == 0) {
+                lock_set_callbacks(detail->lock, value_done, NULL, detail);
+                r = lock_request(detail->lock, MODE_NL, DLM_LKF_EXPEDITE);
+        }
+        if (r < 0)
+                detail_fail(detail, r);
+}
+
+static Detail *detail_new_resource(fuse_req_t req, RequestKind kind, Resource *resource, void (*start)(Request *request))
+{
+        Detail *detail = detail_new(req, kind, start);
+
+        detail->resource = resource;
+        resource->opens++;
+        return detail;
+}
+
+void request_read(fuse_req_t req, Resource *resource, size_t size, off_t offset)
+{
+        Detail *detail = detail_new_resource(req, REQUEST_READ, resource, value_start);
+
+        detail->size = size;
+        detail->offset = offset;
+        value_start(detail->request);
+}
+
+void request_getxattr_value(fuse_req_t req, Resource *resource)
+{
+        value_start(detail_new_resource(req, REQUEST_GETXATTR, resource, value_start)->request);
+}
+
+/* --- F_GETLK --- */
+
+static void getlk_reply(Detail *detail, short type, pid_t pid)
+{
+        const struct flock flock = { .l_type = type, .l_whence = SEEK_SET, .l_pid = pid };
+
+        reply_lock(detail_take_req(detail), &flock);
+        detail_free(detail);
+}
+
+static void getlk_try(Detail *detail, LockMode mode);
+
+/* Others have locks that are not in our table: what a try says is all there is to know. */
+static void getlk_tried(Lock *lock, int status, void *data)
+{
+        Detail *detail = data;
+
+        if (status == -EAGAIN && detail->probe == MODE_EX) {
+                lock_set_callbacks(g_steal_pointer(&detail->lock), NULL, NULL, NULL);
+                lock_drop(lock);
+                getlk_try(detail, MODE_PR);     /* are they readers? */
+        } else if (status == -EAGAIN) {
+                getlk_reply(detail, F_WRLCK, 0);
+        } else if (status < 0) {
+                detail_fail(detail, status);
+        } else {
+                getlk_reply(detail, detail->type == F_WRLCK && detail->probe == MODE_PR ? F_RDLCK : F_UNLCK, 0);
+        }
+}
+
+static void getlk_try(Detail *detail, LockMode mode)
+{
+        int r;
+
+        detail->probe = mode;
+        r = lock_new(detail->resource, BY_READER, 0, 0, &detail->lock);
+        if (r == 0) {
+                lock_set_callbacks(detail->lock, getlk_tried, NULL, detail);
+                r = lock_request(detail->lock, mode, DLM_LKF_NOQUEUE);
+        }
+        if (r < 0)
+                detail_fail(detail, r);
+}
+
+static void getlk_start(Request *request)
+{
+        Detail *detail = request->detail;
+
+        if (detail_begin(detail, detail->resource->lockspace))
+                getlk_try(detail, detail->type == F_WRLCK ? MODE_EX : MODE_PR);
+}
+
+void request_getlk(fuse_req_t req, Handle *handle, guint64 owner, const struct flock *flock)
+{
+        Resource *resource = handle->holder.resource;
+        const Holder *self = fcntl_holder_find(resource, owner);
+        const LockMode mode = flock->l_type == F_WRLCK ? MODE_EX : MODE_PR;
+        struct flock answer = { .l_type = F_UNLCK };
+        Detail *detail;
+
+        for (GList *l = resource->locks.head; l; l = l->next) {
+                const Lock *lock = l->data;
+
+                if (!lock_counts(lock) || !lock_has(lock) || mode_is_compatible(mode, lock->mode) || lock->data == self)
+                        continue;
+                answer = (struct flock){ .l_type = lock->mode <= MODE_PR ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET,
+                                         .l_pid = process_of_thread(lock->tid) };
+                break;
+        }
+        /* Our own lock would refuse the try, and it keeps out what it conflicts with. */
+        if (answer.l_type != F_UNLCK || !handle->tree->engine->ops->has_others || (self && self->lock)) {
+                reply_lock(req, &answer);
+                return;
+        }
+        detail = detail_new_resource(req, REQUEST_GETLK, resource, getlk_start);
+        detail->type = flock->l_type;
+        getlk_start(detail->request);
+}
+
+/* --- open of .locks --- */
+
+static void locks_done(void *data, int status, const GArray *locks)
+{
+        Detail *detail = data;
+        Handle *handle;
+        fuse_req_t req;
+
+        if (!detail->request)                   /* interrupted */
+                return detail_free(detail);
+        if (locks)
+                control_locks_add_foreign(detail->text, locks);
+        req = detail_take_req(detail);
+        handle = handle_new_text(detail->tree, g_steal_pointer(&detail->text));
+        detail->fi.fh = handle->id;
+        detail->fi.direct_io = 1;
+        detail->fi.noflush = 1;
+        if (reply_open(req, &detail->fi) == -ENOENT)
+                handle_free(handle);
+        detail_free(detail);
+}
+
+void request_open_locks(fuse_req_t req, Lockspace *lockspace, const struct fuse_file_info *fi)
+{
+        Detail *detail = detail_new(req, REQUEST_LOCKS, NULL);
+        Engine *engine = detail->tree->engine;
+        int r = request_begin_wait(detail->request);
+
+        if (r < 0)
+                return detail_fail(detail, r);
+        detail->lockspace = lockspace_ref(lockspace);
+        detail->fi = *fi;
+        detail->text = control_locks(lockspace);
+        r = engine->ops->has_others ? engine->ops->foreign_locks(engine, lockspace->id, locks_done, detail) : -EOPNOTSUPP;
+        if (r < 0)
+                locks_done(detail, r, NULL);
+}
+
+/* --- mkdir, rmdir, chmod and chown: the cluster's time --- */
+
+static gboolean too_slow(void *data)
+{
+        Detail *detail = data;
+
+        detail->timer = 0;
+        if (detail->request)
+                request_answer(detail->request, -EINPROGRESS);
+        return G_SOURCE_REMOVE;
+}
+
+static void mkdir_done(void *data, int status, uint32_t id)
+{
+        Detail *detail = data;
+        Tree *tree = detail->tree;
+        Lockspace *lockspace;
+
+        g_hash_table_remove(tree->making, detail->name);
+        if (status < 0) {
+                if (detail->request)
+                        return detail_fail(detail, status);
+                g_warning("mkdir of lockspace %s: %s", detail->name, g_strerror(-status));
+                return detail_free(detail);
+        }
+        lockspace = lockspace_new(tree, detail->name, id, &(EngineAttr){ .uid = detail->uid, .gid = detail->gid, .mode = detail->mode });
+        lockspace->is_created = TRUE;
+        node_touch(&tree->root);
+        g_message("lockspace %s is made", detail->name);
+        if (detail->request)
+                reply_node(detail_take_req(detail), "mkdir", &lockspace->node, VIEW_SELF);
+        detail_free(detail);
+}
+
+void request_mkdir(fuse_req_t req, Tree *tree, const char *name, mode_t mode)
+{
+        const struct fuse_ctx *ctx = fuse_req_ctx(req);
+        Detail *detail = detail_new(req, REQUEST_MKDIR, NULL);
+        const EngineAttr attr = { .uid = ctx->uid, .gid = ctx->gid, .mode = mode & 0777 };
+        int r = lockspace_name_check(name);
+
+        if (r == 0 && tree->shutting_down)
+                r = -ESHUTDOWN;
+        if (r == 0 && g_hash_table_contains(tree->lockspaces, name))
+                r = -EEXIST;
+        if (r == 0 && g_hash_table_contains(tree->making, name))
+                r = -EBUSY;
+        if (r == 0)
+                r = request_begin_wait(detail->request);
+        if (r < 0)
+                return detail_fail(detail, r);
+        detail->name = g_strdup(name);
+        detail->mode = mode & 07777;
+        detail->uid = ctx->uid;
+        detail->gid = ctx->gid;
+        g_hash_table_add(tree->making, g_strdup(name));
+        detail->timer = g_timeout_add_seconds(tree->options->wait_s, too_slow, detail);
+        r = tree->engine->ops->create(tree->engine, name, &attr, mkdir_done, detail);
+        if (r < 0)
+                mkdir_done(detail, r, 0);
+}
+
+static void rmdir_done(void *data, int status)
+{
+        Detail *detail = data;
+
+        if (status == -EREMOTE)
+                status = -EBUSY;
+        if (detail->request)
+                request_answer(detail->request, status);
+        else if (status < 0)
+                g_warning("rmdir of lockspace %s: %s", detail->lockspace->name, g_strerror(-status));
+        detail_free(detail);
+}
+
+void request_rmdir(fuse_req_t req, Lockspace *lockspace)
+{
+        Detail *detail = detail_new(req, REQUEST_RMDIR, NULL);
+        int r = request_begin_wait(detail->request);
+
+        if (r < 0)
+                return detail_fail(detail, r);
+        detail->lockspace = lockspace_ref(lockspace);
+        detail->timer = g_timeout_add_seconds(detail->tree->options->wait_s, too_slow, detail);
+        r = lockspace_release(lockspace, lockspace->is_force, rmdir_done, detail);
+        if (r < 0)
+                rmdir_done(detail, r);
+}
+
+static void set_attr_done(void *data, int status, uint32_t id)
+{
+        Detail *detail = data;
+        Node *node = &detail->lockspace->node;
+
+        if (status == 0) {
+                node->mode = detail->mode;
+                node->uid = detail->uid;
+                node->gid = detail->gid;
+                node->ctime_us = g_get_real_time();
+        }
+        if (detail->request && status == 0)
+                reply_attr(detail_take_req(detail), "setattr", node, VIEW_SELF);
+        else if (detail->request)
+                request_answer(detail->request, status);
+        detail_free(detail);
+}
+
+void request_set_attr(fuse_req_t req, Lockspace *lockspace, const EngineAttr *attr)
+{
+        Detail *detail = detail_new(req, REQUEST_SETATTR, NULL);
+        Engine *engine = lockspace->tree->engine;
+        const EngineAttr device = { .uid = attr->uid, .gid = attr->gid, .mode = attr->mode & 0777 };
+        int r = request_begin_wait(detail->request);
+
+        if (r < 0)
+                return detail_fail(detail, r);
+        detail->lockspace = lockspace_ref(lockspace);
+        detail->mode = attr->mode;
+        detail->uid = attr->uid;
+        detail->gid = attr->gid;
+        r = engine->ops->set_attr(engine, lockspace->id, &device, set_attr_done, detail);
+        if (r < 0)
+                set_attr_done(detail, r, lockspace->id);
+}

@@ -1,0 +1,210 @@
+#include "resource.h"
+#include "lock.h"
+#include "lockspace.h"
+#include <errno.h>
+#include <string.h>
+
+guint resource_name_hash(gconstpointer pointer)
+{
+        const Resource *resource = pointer;
+        guint hash = 2166136261u;               /* FNV-1a */
+
+        for (unsigned i = 0; i < resource->name_len; i++)
+                hash = (hash ^ resource->name[i]) * 16777619u;
+        return hash;
+}
+
+gboolean resource_name_equal(gconstpointer a, gconstpointer b)
+{
+        const Resource *x = a, *y = b;
+
+        return x->name_len == y->name_len && memcmp(x->name, y->name, x->name_len) == 0;
+}
+
+Resource *resource_find(Lockspace *lockspace, const uint8_t *name, size_t len)
+{
+        /* Only the name counts for the table; the rest of a Resource is there for its offset. */
+        union {
+                Resource resource;
+                uint8_t space[sizeof(Resource) + RESOURCE_NAME_MAX];
+        } key;
+
+        key.resource.name_len = len;
+        memcpy(key.space + G_STRUCT_OFFSET(Resource, name), name, len);
+        return g_hash_table_lookup(lockspace->resources, &key);
+}
+
+int resource_get(Lockspace *lockspace, const uint8_t *name, size_t len, uid_t uid, Resource **ret_resource)
+{
+        Resource *resource = resource_find(lockspace, name, len);
+        int r;
+
+        if (!resource) {
+                r = users_charge(lockspace->tree->users, uid, USER_FILE);
+                if (r < 0)
+                        return r;
+                resource = g_malloc0(sizeof(Resource) + len);
+                resource->node.kind = NODE_RESOURCE;
+                resource->lockspace = lockspace_ref(lockspace);
+                resource->charged_uid = uid;
+                resource->name_len = len;
+                memcpy(resource->name, name, len);
+                resource->is_named = TRUE;
+                node_touch(&resource->node);
+                resource->node.atime_us = resource->node.mtime_us;
+                g_hash_table_add(lockspace->resources, resource);
+                tree_add_node(lockspace->tree, &resource->node);
+        }
+        *ret_resource = resource;
+        return 0;
+}
+
+void resource_unname(Resource *resource)
+{
+        Lockspace *lockspace = resource->lockspace;
+
+        if (!resource->is_named)
+                return;
+        resource->is_named = FALSE;
+        resource->lookups = 0;
+        g_hash_table_remove(lockspace->resources, resource);
+        tree_remove_node(lockspace->tree, &resource->node);
+        users_discharge(lockspace->tree->users, resource->charged_uid, USER_FILE);
+}
+
+void resource_release(Resource *resource)
+{
+        if (resource->is_listed || resource->lookups || resource->opens || resource->locks.length)
+                return;
+        resource_unname(resource);
+        lockspace_unref(resource->lockspace);
+        g_free(resource);
+}
+
+int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
+{
+        Lockspace *lockspace = resource->lockspace;
+        int r;
+
+        if (resource->is_listed)
+                return -EEXIST;
+        if (uid != resource->charged_uid) {
+                r = users_charge(lockspace->tree->users, uid, USER_FILE);
+                if (r < 0)
+                        return r;
+                users_discharge(lockspace->tree->users, resource->charged_uid, USER_FILE);
+                resource->charged_uid = uid;
+        }
+        resource->is_listed = TRUE;
+        resource->node.uid = uid;
+        resource->node.gid = gid;
+        resource->node.mode = mode;
+        node_touch(&resource->node);
+        node_touch(&lockspace->node);
+        lockspace->tree->files++;
+        return 0;
+}
+
+void resource_list_written(Resource *resource)
+{
+        uid_t uid;
+        gid_t gid;
+        mode_t mode;
+
+        if (resource->is_listed || !resource->is_named)
+                return;
+        resource_get_attr(resource, VIEW_SELF, &uid, &gid, &mode);
+        resource->is_listed = TRUE;             /* counted already, for whoever looked it up */
+        resource->node.uid = uid;
+        resource->node.gid = gid;
+        resource->node.mode = mode;
+        node_touch(&resource->lockspace->node);
+        resource->lockspace->tree->files++;
+}
+
+void resource_unlist(Resource *resource)
+{
+        if (!resource->is_listed)
+                return;
+        resource->is_listed = FALSE;
+        resource->node.ctime_us = g_get_real_time();
+        node_touch(&resource->lockspace->node);
+        resource->lockspace->tree->files--;
+        lock_drop(g_steal_pointer(&resource->keeper));
+        tree_notify_attr(resource->lockspace->tree, &resource->node);
+}
+
+static void keeper_done(Lock *keeper, int status, void *data)
+{
+        Resource *resource = data;
+
+        if (status == 0)
+                return;
+        g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
+        lock_drop(g_steal_pointer(&resource->keeper));
+}
+
+void resource_keep(Resource *resource)
+{
+        Lock *keeper;
+
+        if (resource->keeper || !resource->is_listed)
+                return;
+        /* NL with EXPEDITE is granted whoever holds or waits, and the engine has
+         * it before the unlock that publishes the value. */
+        if (lock_new(resource, BY_KEEPER, 0, 0, &keeper) < 0)
+                return;
+        lock_set_callbacks(keeper, keeper_done, NULL, resource);
+        if (lock_request(keeper, MODE_NL, DLM_LKF_EXPEDITE) < 0)
+                lock_drop(keeper);
+        else
+                resource->keeper = keeper;
+}
+
+unsigned value_size(const uint8_t *value)
+{
+        unsigned size = VALUE_LEN;
+
+        while (size > 0 && value[size - 1] == 0)
+                size--;
+        return size;
+}
+
+void resource_saw_value(Resource *resource, const uint8_t *value)
+{
+        const unsigned size = value_size(value);
+
+        if (size == resource->size)
+                return;
+        resource->size = size;
+        resource->node.mtime_us = g_get_real_time();
+        tree_notify_attr(resource->lockspace->tree, &resource->node);
+}
+
+/* Of the classes that may write: r and w. Of the others: what @others leaves. */
+static mode_t spread_write(mode_t mode, mode_t others)
+{
+        const mode_t writers = mode & 0222;
+
+        return writers | writers << 1 | (mode & others);
+}
+
+void resource_get_attr(const Resource *resource, View view, uid_t *ret_uid, gid_t *ret_gid, mode_t *ret_mode)
+{
+        const Node *owner = resource->is_listed ? &resource->node : &resource->lockspace->node;
+        mode_t mode = resource->is_listed ? owner->mode : owner->mode & 0666;
+
+        /* Write permission is enough for every mode; read permission for NL, CR
+         * and PR. The kernel checks r or w by the open, whatever the lock. */
+        if (view >= VIEW_MODES && view < VIEW_MODES + MODE_COUNT) {
+                const LockMode lock_mode = view - VIEW_MODES;
+
+                if (lock_mode == MODE_CW || mode_is_writer(lock_mode))
+                        mode = spread_write(mode, 0);
+                else
+                        mode = spread_write(mode, 0444);
+        }
+        *ret_uid = owner->uid;
+        *ret_gid = owner->gid;
+        *ret_mode = mode;
+}

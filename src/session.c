@@ -1,0 +1,230 @@
+#include "session.h"
+#include "trace.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#define BATCH 256                               /* requests until the rest of the loop has its turn */
+
+struct Session {
+        Tree *tree;
+        struct fuse_session *se;
+        struct fuse_buf buf;
+        GSource *source;                        /* NULL: not reading */
+        const SessionEvents *events;
+        void *data;
+        gboolean is_mounted;
+};
+
+typedef struct SessionSource {
+        GSource base;
+        Session *session;
+        gpointer fd_tag;
+} SessionSource;
+
+/* What libfuse has to say goes to our log; while mounting it is the reason. */
+static GString *mount_log;
+
+static void log_fuse(enum fuse_log_level level, const char *format, va_list args)
+{
+        g_autofree char *text = g_strdup_vprintf(format, args);
+
+        g_strchomp(text);
+        if (mount_log)
+                g_string_append_printf(mount_log, "%s%s", mount_log->len ? "; " : "", text);
+        else
+                g_message("%s", text);
+}
+
+/* --- reading --- */
+
+static void session_gone(Session *session)
+{
+        g_source_destroy(session->source);
+        g_clear_pointer(&session->source, g_source_unref);
+        session->events->gone(session->data);
+}
+
+/* As fuse_session_receive_buf(), but looks for a while. */
+static int receive_spinning(Session *session)
+{
+        const gint64 end_us = g_get_monotonic_time() + session->tree->options->spin_us;
+        int r;
+
+        do {
+                sched_yield();
+                r = fuse_session_receive_buf(session->se, &session->buf);
+        } while (r == -EAGAIN && g_get_monotonic_time() < end_us);
+        return r;
+}
+
+static gboolean session_dispatch(GSource *source, GSourceFunc callback, gpointer user_data)
+{
+        Session *session = ((SessionSource *)source)->session;
+        Tree *tree = session->tree;
+        Engine *engine = tree->engine;
+
+        for (int n = 0; n < BATCH; n++) {
+                int r = fuse_session_receive_buf(session->se, &session->buf);
+
+                if (r == -EAGAIN && n > 0 && tree->options->spin_us)
+                        r = receive_spinning(session);
+                if (r == -EAGAIN)
+                        break;
+                if (r == -EINTR)
+                        continue;
+                if (r <= 0) {
+                        session_gone(session);
+                        return G_SOURCE_REMOVE;
+                }
+                fuse_session_process_buf(session->se, &session->buf);
+                tree->requests++;
+                engine->ops->dispatch(engine);
+        }
+        return G_SOURCE_CONTINUE;
+}
+
+static gboolean session_check(GSource *source)
+{
+        SessionSource *s = (SessionSource *)source;
+
+        return g_source_query_unix_fd(source, s->fd_tag) != 0;
+}
+
+static GSourceFuncs source_funcs = { .check = session_check, .dispatch = session_dispatch };
+
+static void start_reading(Session *session)
+{
+        const int fd = fuse_session_fd(session->se);
+        SessionSource *source;
+
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+        session->source = g_source_new(&source_funcs, sizeof(SessionSource));
+        source = (SessionSource *)session->source;
+        source->session = session;
+        source->fd_tag = g_source_add_unix_fd(session->source, fd, G_IO_IN | G_IO_ERR | G_IO_HUP);
+        g_source_set_static_name(session->source, "fuse");
+        g_source_attach(session->source, NULL);
+}
+
+/* --- mounting --- */
+
+/* A lock may be waited for as long as it takes; with these set the kernel
+ * would abort the mount for it (Documentation/admin-guide/sysctl/fs.rst). */
+static gboolean check_timeouts(GError **error)
+{
+        static const char *const names[] = { "default_request_timeout", "max_request_timeout" };
+
+        for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+                g_autofree char *path = g_build_filename("/proc/sys/fs/fuse", names[i], NULL);
+                g_autofree char *text = NULL;
+
+                if (g_file_get_contents(path, &text, NULL, NULL) && atoi(text) != 0) {
+                        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED,
+                                    "fs.fuse.%s is %d: the kernel would abort the mount as soon as somebody waits longer than "
+                                    "that for a lock; set it to 0 with sysctl -w fs.fuse.%s=0",
+                                    names[i], atoi(text), names[i]);
+                        return FALSE;
+                }
+        }
+        return TRUE;
+}
+
+static void notify_attr(void *data, fuse_ino_t ino)
+{
+        Session *session = data;
+
+        /* Takes no lock that a pending request could hold: attributes only. */
+        fuse_lowlevel_notify_inval_inode(session->se, ino, -1, 0);
+}
+
+static gboolean mount_it(Session *session, const struct fuse_lowlevel_ops *ops, size_t ops_size, GError **error)
+{
+        const Options *options = session->tree->options;
+        g_autoptr(GString) log = g_string_new(NULL);
+        struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+
+        for (int i = 0; i < options->mount_args.argc; i++)
+                fuse_opt_add_arg(&args, options->mount_args.argv[i]);
+        fuse_opt_add_arg(&args, "-odefault_permissions,subtype=lockspacefs,fsname=lockspacefs");
+        mount_log = log;
+        session->se = fuse_session_new(&args, ops, ops_size, session->tree);
+        session->is_mounted = session->se && fuse_session_mount(session->se, options->mountpoint) == 0;
+        mount_log = NULL;
+        fuse_opt_free_args(&args);
+        if (!session->is_mounted)
+                g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot mount on %s: %s", options->mountpoint,
+                            log->len ? log->str : "see the messages above");
+        return session->is_mounted;
+}
+
+gboolean session_new(Tree *tree, const struct fuse_lowlevel_ops *ops, size_t ops_size, const SessionEvents *events, void *data,
+                     Session **ret_session, GError **error)
+{
+        Session *session;
+
+        if (!check_timeouts(error))
+                return FALSE;
+        fuse_set_log_func(log_fuse);
+        session = g_new0(Session, 1);
+        session->tree = tree;
+        session->events = events;
+        session->data = data;
+        if (!mount_it(session, ops, ops_size, error)) {
+                session_free(session);
+                return FALSE;
+        }
+        tree->notify = (TreeNotify){ .attr = notify_attr, .data = session };
+        start_reading(session);
+        *ret_session = session;
+        return TRUE;
+}
+
+void session_mounted(Tree *tree)
+{
+        Session *session = tree->notify.data;
+
+        session->events->mounted(session->data);
+}
+
+void session_detach(Session *session)
+{
+        const char *mountpoint = session->tree->options->mountpoint;
+        const char *argv[] = { "fusermount3", "-u", "-q", "-z", "--", mountpoint, NULL };
+        g_autoptr(GError) error = NULL;
+
+        if (umount2(mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL)
+                return;
+        /* An ordinary user's: not waited for, since it may ask us something. */
+        if (!g_spawn_async(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, &error))
+                g_warning("cannot unmount %s: %s", mountpoint, error->message);
+}
+
+void session_unmount(Session *session)
+{
+        session->tree->notify.attr = NULL;
+        if (session->source) {
+                g_source_destroy(session->source);
+                g_clear_pointer(&session->source, g_source_unref);
+        }
+        if (session->is_mounted)
+                fuse_session_unmount(session->se);
+        session->is_mounted = FALSE;
+}
+
+void session_free(Session *session)
+{
+        if (!session)
+                return;
+        if (session->is_mounted)
+                session_unmount(session);
+        if (session->se)
+                fuse_session_destroy(session->se);
+        free(session->buf.mem);
+        g_free(session);
+}

@@ -1,0 +1,3 @@
+#include "trace.h"
+
+gboolean trace_is_on;

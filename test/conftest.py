@@ -1,0 +1,130 @@
+"""A mounted lockspacefs for every test, and nothing left behind after it.
+
+`--engine dlm` runs the same files inside one node of a running cluster.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+import lockspacefs_test
+from lockspacefs_test import Daemon, end_children, make_lockspace, remove_lockspace
+
+TEST_TIMEOUT = float(os.environ.get("LOCKSPACEFS_TEST_LIMIT", "240"))   # seconds until a hanging mount is given up
+
+
+def pytest_addoption(parser):
+    parser.addoption("--engine", choices=["local", "dlm"], default="local", help="lock manager under the mount")
+    parser.addoption("--daemon", metavar="PATH",
+                     help="lockspacefs to test (default: $LOCKSPACEFS, build/src/lockspacefs)")
+    parser.addoption("--helpers", metavar="DIR",
+                     help="where race, waiters, hold and cycles are (default: test/ of the daemon's build)")
+
+
+def pytest_configure(config):
+    if config.getoption("--daemon"):
+        os.environ["LOCKSPACEFS"] = os.path.abspath(config.getoption("--daemon"))
+    os.umask(0o022)
+
+
+def pytest_sessionstart(session):
+    if session.config.option.collectonly:
+        return
+    if not lockspacefs_test.daemon_path().exists():
+        raise pytest.UsageError(f"no daemon at {lockspacefs_test.daemon_path()}: build it, or say --daemon PATH")
+    if os.geteuid() != 0:
+        raise pytest.UsageError("the tests act as several users: run them as root")
+
+
+def pytest_report_header(config):
+    return f"lockspacefs: {lockspacefs_test.daemon_path()}, engine {config.getoption('--engine')}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed:
+        for daemon in Daemon.running:
+            daemon.excused = True
+            report.sections.append((f"log of lockspacefs at {daemon.mountpoint}", daemon.log[-20000:]))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """A daemon that does not answer would hang us in the kernel: it is killed in the end."""
+    watchdog = threading.Timer(TEST_TIMEOUT, lambda: [daemon.process.kill() for daemon in Daemon.running])
+    watchdog.daemon = True
+    watchdog.start()
+    yield
+    watchdog.cancel()
+    end_children()
+
+
+@pytest.fixture
+def engine(request):
+    """The name of the engine under test."""
+    return request.config.getoption("--engine")
+
+
+@pytest.fixture
+def helpers(request):
+    """The directory of the helper programs, built by test/meson.build."""
+    given = request.config.getoption("--helpers")
+    return Path(given) if given else lockspacefs_test.daemon_path().resolve().parent.parent / "test"
+
+
+@pytest.fixture
+def directory():
+    """An empty directory that every user may enter."""
+    path = Path(tempfile.mkdtemp(prefix="lockspacefs-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def make_daemon(directory, engine):
+    """Start a daemon with these options; it is ended after the test."""
+    with contextlib.ExitStack() as stack:
+        def make(*options, **kwargs):
+            place = directory / f"daemon-{len(list(directory.iterdir()))}"
+            place.mkdir()
+            return stack.enter_context(Daemon(place, *options, **{"engine": engine, **kwargs}))
+        yield make
+
+
+@pytest.fixture
+def daemon(directory, engine):
+    """lockspacefs mounted by root for everybody; unmounting ends it with status 0."""
+    with Daemon(directory, engine=engine) as running:
+        yield running
+
+
+@pytest.fixture
+def mount(daemon):
+    """Where it is mounted."""
+    return daemon.mountpoint
+
+
+@pytest.fixture
+def lockspace(mount):
+    """A lockspace that everybody may use, root's; removed by force after the test."""
+    path = make_lockspace(mount, "web", 0o777)
+    yield path
+    end_children()
+    remove_lockspace(path)
+
+
+@pytest.fixture
+def fuse_device():
+    """/dev/fuse as udev makes it: ordinary users may mount."""
+    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", mode)

@@ -1,0 +1,256 @@
+"""One user cannot starve the others: what each may have at a time. Root is not counted."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import struct
+
+import pytest
+
+from lockspacefs_test import (NOBODY, SOMEBODY, Child, as_user, errno_of, lockspacefs, make_lockspace, opened,
+                              raises_errno, run_as, status, touch, wait_for_waiters, wait_until)
+
+F_OFD_SETLK = 37
+LIMIT = 10
+
+
+@pytest.fixture
+def limited(make_daemon):
+    """A mount with small limits, and a lockspace for everybody."""
+    mount = make_daemon(f"max_locks={LIMIT}", f"max_files={2 * LIMIT}", f"max_waiters={LIMIT // 2}").mountpoint
+    return make_lockspace(mount, "web", 0o777)
+
+
+def mknod(path):
+    os.mknod(path, 0o666 | stat.S_IFREG)
+
+
+def after_dropped_caches(function, *args):
+    """errno_of() it, once the kernel has forgotten the names that nobody uses and told the daemon."""
+    with open("/proc/sys/vm/drop_caches", "wb") as control:
+        control.write(b"2")
+    return errno_of(function, *args)
+
+
+# --- files ---------------------------------------------------------------------
+
+def test_beyond_max_files_a_user_gets_enospc(limited):
+    with as_user(NOBODY):
+        for i in range(2 * LIMIT):
+            mknod(limited / f"job-{i}")
+        for _ in range(3):
+            with raises_errno(errno.ENOSPC):
+                mknod(limited / "one-too-many")
+        with raises_errno(errno.ENOSPC):
+            os.open(limited / "one-too-many", os.O_RDWR | os.O_CREAT)
+        assert len(os.listdir(limited)) == 2 * LIMIT
+
+
+def test_max_files_counts_each_user_alone_and_not_root(limited):
+    for i in range(2 * LIMIT):
+        run_as(NOBODY, lambda: mknod(limited / f"nobody-{i}"))
+    with raises_errno(errno.ENOSPC):
+        run_as(NOBODY, lambda: mknod(limited / "nobody"))
+    for i in range(2 * LIMIT):
+        run_as(SOMEBODY, lambda: mknod(limited / f"somebody-{i}"))
+    for i in range(5 * LIMIT):
+        mknod(limited / f"root-{i}")
+    assert len(os.listdir(limited)) == 9 * LIMIT
+
+
+def test_a_removed_file_makes_room(limited):
+    with as_user(NOBODY):
+        for i in range(2 * LIMIT):
+            mknod(limited / f"job-{i}")
+        os.unlink(limited / "job-3")
+        wait_until(lambda: errno_of(mknod, limited / "next") == 0)      # once the kernel has let go of the old one
+        with raises_errno(errno.ENOSPC):
+            mknod(limited / "one-too-many")
+
+
+def test_files_at_the_limit_still_work(limited):
+    with as_user(NOBODY):
+        for i in range(2 * LIMIT):
+            mknod(limited / f"job-{i}")
+        for i in range(2 * LIMIT):
+            with opened(limited / f"job-{i}") as fd:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                os.write(fd, b"x")
+
+
+@pytest.mark.parametrize("directory", [".nl", ".ex"])
+def test_looked_up_names_count_too(limited, directory):
+    """Any name answers in a mode directory: stats of random ones must not fill the memory."""
+    def look_up():
+        for i in range(20 * LIMIT):
+            number = errno_of(os.stat, limited / directory / f"random-{i}")
+            if number:
+                return number
+        return 0
+
+    assert run_as(NOBODY, look_up) == errno.ENOSPC
+    os.stat(limited / directory / "roots")
+    run_as(SOMEBODY, lambda: os.stat(limited / directory / "somebodys"))
+    wait_until(lambda: after_dropped_caches(run_as, NOBODY, lambda: os.stat(limited / directory / "later")) == 0)
+
+
+def test_looking_for_files_that_are_not_there_costs_nothing(limited):
+    def look_up():
+        for i in range(20 * LIMIT):
+            with raises_errno(errno.ENOENT):
+                os.stat(limited / f"random-{i}")
+        mknod(limited / "job")
+
+    run_as(NOBODY, look_up)
+
+
+# --- locks ---------------------------------------------------------------------
+
+LOCKS = {
+    "flock": lambda fd: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
+    "posix": lambda fd: fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
+    "ofd": lambda fd: fcntl.fcntl(fd, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)),
+}
+
+
+def take_locks(lockspace, kind, count, stack):
+    """That many locks of this process, on one file each."""
+    for i in range(count):
+        path = lockspace / f"{os.geteuid()}-{i}"
+        if kind == "open":
+            fd = os.open(lockspace / ".pr" / path.name, os.O_RDONLY)
+        else:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        stack.callback(os.close, fd)
+        if kind != "open":
+            LOCKS[kind](fd)
+
+
+@pytest.mark.parametrize("kind", [*LOCKS, "open"])
+def test_beyond_max_locks_a_user_gets_enolck(limited, kind):
+    with contextlib.ExitStack() as held, as_user(NOBODY):
+        take_locks(limited, kind, LIMIT, held)
+        for again in [*LOCKS, "open"]:
+            with raises_errno(errno.ENOLCK), contextlib.ExitStack() as more:
+                take_locks(limited, again, LIMIT + 1, more)
+
+
+@pytest.mark.parametrize("kind", [*LOCKS, "open"])
+def test_max_locks_counts_each_user_alone_and_not_root(limited, kind):
+    def somebody():
+        with contextlib.ExitStack() as held:
+            take_locks(limited, kind, LIMIT, held)
+
+    with contextlib.ExitStack() as held:
+        with as_user(NOBODY):
+            take_locks(limited, kind, LIMIT, held)
+        take_locks(limited, kind, 5 * LIMIT, held)
+        run_as(SOMEBODY, somebody)
+
+
+def test_a_dropped_lock_makes_room(limited):
+    touch(limited / "job")
+    os.chmod(limited / "job", 0o666)
+    with contextlib.ExitStack() as held, as_user(NOBODY):
+        take_locks(limited, "flock", LIMIT - 1, held)
+        for _ in range(3 * LIMIT):
+            with opened(limited / ".ex" / "job"):
+                with raises_errno(errno.ENOLCK):
+                    os.open(limited / ".nl" / "job", os.O_RDWR)
+        with opened(limited / "job") as fd:
+            for _ in range(3 * LIMIT):
+                for operation in [fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_UN]:
+                    fcntl.flock(fd, operation)
+                for operation in [fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_UN]:
+                    fcntl.lockf(fd, operation)
+
+
+def test_a_refused_or_interrupted_lock_costs_nothing(limited):
+    touch(limited / "job")
+    os.chmod(limited / "job", 0o666)
+
+    def wait(peer):
+        with opened(limited / "job") as fd:
+            peer.say("asks")
+            fcntl.flock(fd, fcntl.LOCK_EX)
+
+    def refused():
+        for _ in range(3 * LIMIT):
+            with raises_errno(errno.EWOULDBLOCK):
+                os.open(limited / ".ex" / "job", os.O_RDWR | os.O_NONBLOCK)
+
+    with opened(limited / ".ex" / "job"):
+        run_as(NOBODY, refused)
+        for _ in range(2 * LIMIT):
+            child = Child(wait, uid=NOBODY)
+            child.wait_for("asks")
+            wait_for_waiters(limited)
+            child.kill()
+            wait_until(lambda: status(limited.parent)["waiting"] == 0)
+    with contextlib.ExitStack() as held, as_user(NOBODY):
+        take_locks(limited, "flock", LIMIT, held)
+
+
+# --- waiters -------------------------------------------------------------------
+
+def flock_waiter(peer, path):
+    with opened(path) as fd:
+        peer.say("asks")
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
+
+def fcntl_waiter(peer, path):
+    with opened(path) as fd:
+        peer.say("asks")
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+
+
+def open_waiter(peer, path):
+    peer.say("asks")
+    os.close(os.open(path.parent / ".ex" / path.name, os.O_RDWR))
+
+
+@pytest.mark.parametrize("kind", [flock_waiter, fcntl_waiter, open_waiter])
+def test_beyond_max_waiters_a_user_gets_enolck(limited, kind):
+    touch(limited / "job")
+    os.chmod(limited / "job", 0o666)
+    most = LIMIT // 2
+    with opened(limited / ".ex" / "job"):
+        children = [Child(kind, limited / "job", uid=NOBODY) for _ in range(most)]
+        wait_for_waiters(limited, most)
+        for again in [flock_waiter, fcntl_waiter, open_waiter]:
+            with raises_errno(errno.ENOLCK):
+                Child(again, limited / "job", uid=NOBODY).join()
+        with raises_errno(errno.EWOULDBLOCK):   # who does not wait is not refused
+            run_as(NOBODY, lambda: os.open(limited / ".ex" / "job", os.O_RDWR | os.O_NONBLOCK))
+        others = [Child(kind, limited / "job", uid=SOMEBODY)] + [Child(kind, limited / "job") for _ in range(2 * most)]
+        wait_for_waiters(limited, 3 * most + 1)
+        children.pop().kill()
+        wait_until(lambda: status(limited.parent)["waiting"] == 3 * most)
+        children.append(Child(kind, limited / "job", uid=NOBODY))
+        wait_for_waiters(limited, 3 * most + 1)
+    for child in children + others:
+        child.join()
+
+
+# --- the options ---------------------------------------------------------------
+
+def test_zero_means_no_limit(make_daemon):
+    mount = make_daemon("max_files=0", "max_locks=0", "max_waiters=0").mountpoint
+    web = make_lockspace(mount, "web", 0o777)
+    with contextlib.ExitStack() as held, as_user(NOBODY):
+        take_locks(web, "flock", 200, held)
+
+
+def test_ordinary_use_stays_far_below_the_default_limits(lockspace):
+    with contextlib.ExitStack() as held, as_user(NOBODY):
+        take_locks(lockspace, "flock", 500, held)
+
+
+@pytest.mark.parametrize("name", ["max_locks", "max_files", "max_waiters"])
+def test_the_help_tells_each_default_limit(name):
+    line, = [line for line in lockspacefs("--help").stdout.splitlines() if name in line]
+    assert int(re.search(r"\d+", line.split(name)[1])[0]) > 0
