@@ -46,5 +46,7 @@ Holder *fcntl_holder_find(Resource *resource, guint64 owner);
 Holder *fcntl_holder_get(Resource *resource, guint64 owner, LockBy by, Handle *handle);
 /* Unlock and free it, unless somebody still waits as it. */
 void fcntl_holder_put(Holder *holder);
+/* The file that it is remembered by is closed: the same, for good. */
+void fcntl_holder_leave_handle(Holder *holder);
 guint fcntl_holder_hash(gconstpointer holder);
 gboolean fcntl_holder_equal(gconstpointer a, gconstpointer b);

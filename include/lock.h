@@ -36,7 +36,7 @@ typedef void LockBlocking(Lock *lock, void *data);
 struct Lock {
         uint32_t id;                            /* in Tree.locks */
         uid_t uid;                              /* charged for it */
-        pid_t tid;                              /* the thread that asked */
+        pid_t pid;                              /* the process that asked */
         LockState state : 8;
         LockBy by : 8;
         LockMode mode : 8;                      /* held; NL when nothing is */
@@ -45,6 +45,7 @@ struct Lock {
         bool dirty : 1;                     /* the value: written, and not yet given to the engine */
         bool dropping : 1;                  /* to be unlocked when the operation in flight has ended */
         bool is_charged : 1;
+        bool is_asked : 1;                      /* somebody has waited for it since it was granted or converted */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
         gint64 since_us;                        /* monotonic: in this state */
         Resource *resource;                     /* kept alive by its locks */
@@ -54,8 +55,8 @@ struct Lock {
         void *data;
 };
 
-/* -ENOLCK: the user has enough of them. @tid and @uid: whose it is. */
-int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t tid, Lock **ret_lock);
+/* -ENOLCK: the user has enough of them. @pid and @uid: whose it is. */
+int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_lock);
 void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void *data);
 
 /* Ask for @mode, or convert to it. 0: @done will run; else nothing was queued. */

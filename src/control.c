@@ -74,21 +74,9 @@ static GHashTable *commands_new(void)
         return g_hash_table_new_full(NULL, NULL, NULL, g_free);
 }
 
-static pid_t find_process(GHashTable *processes, pid_t tid)
-{
-        gpointer pid = g_hash_table_lookup(processes, GINT_TO_POINTER(tid));
-
-        if (!pid) {
-                pid = GINT_TO_POINTER(process_of_thread(tid));
-                g_hash_table_insert(processes, GINT_TO_POINTER(tid), pid);
-        }
-        return GPOINTER_TO_INT(pid);
-}
-
 GString *control_locks(Lockspace *lockspace)
 {
         g_autoptr(GHashTable) commands = commands_new();
-        g_autoptr(GHashTable) processes = g_hash_table_new(NULL, NULL);
         Engine *engine = lockspace->tree->engine;
         const gint64 now_us = g_get_monotonic_time();
         GString *text = g_string_new("resource\tstate\tmode\twanted\tnode\tpid\tcommand\tby\tseconds\n");
@@ -108,7 +96,7 @@ GString *control_locks(Lockspace *lockspace)
                         line.state = lock->state == LOCK_HELD ? ENGINE_LOCK_HELD :
                                      lock->state == LOCK_LOCKING ? ENGINE_LOCK_WAITING : ENGINE_LOCK_CONVERTING;
                         line.node = engine->ops->node(engine);
-                        line.pid = find_process(processes, lock->tid);
+                        line.pid = lock->pid;
                         line.command = find_command(commands, line.pid);
                         line.by = lock_by_to_string(lock->by);
                         line.seconds = (double)(now_us - lock->since_us) / G_USEC_PER_SEC;

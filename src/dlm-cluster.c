@@ -15,6 +15,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define DLM_LSFL_FS 0x00000004                  /* of libdlm.h, which hides it together with the structs */
+#define DLM_LSFL_NEWEXCL 0x00000008
+#define DLM_LSFL_TIMEWARN 0x00000002
+
 #define CONFIGFS "/sys/kernel/config/dlm/cluster"
 
 static gboolean missing(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);

@@ -13,7 +13,7 @@ struct DlmMailbox {
         GCond left;
         DlmMail *first;
         DlmMail *last;
-        gint is_signalled;                      /* the eventfd was written since the last delivery; also read without the lock */
+        gint is_signalled;                      /* the eventfd has been written; also looked at without the lock */
         gboolean is_closed;
         unsigned threads;
 };
@@ -69,27 +69,26 @@ int dlm_mailbox_fd(const DlmMailbox *mailbox)
 
 void dlm_mailbox_post(DlmMailbox *mailbox, DlmMail *mail)
 {
-        gboolean is_first, is_closed;
+        gboolean is_closed;
 
         mail->next = NULL;
         g_mutex_lock(&mailbox->lock);
         is_closed = mailbox->is_closed;
-        is_first = !mailbox->is_signalled && !is_closed;
         if (!is_closed) {
                 if (mailbox->last)
                         mailbox->last->next = mail;
                 else
                         mailbox->first = mail;
                 mailbox->last = mail;
-                g_atomic_int_set(&mailbox->is_signalled, TRUE);
+                if (!mailbox->is_signalled) {
+                        /* Not g_main_context_wakeup(): its descriptor is not in our table. */
+                        eventfd_write(mailbox->fd, 1);
+                        g_atomic_int_set(&mailbox->is_signalled, TRUE);
+                }
         }
         g_mutex_unlock(&mailbox->lock);
-
         if (is_closed)
                 mail->deliver(mail, NULL);
-        /* Not g_main_context_wakeup(): its descriptor is not in our table. */
-        if (is_first)
-                eventfd_write(mailbox->fd, 1);
 }
 
 gboolean dlm_mailbox_deliver(DlmMailbox *mailbox)
@@ -100,10 +99,8 @@ gboolean dlm_mailbox_deliver(DlmMailbox *mailbox)
         if (!g_atomic_int_get(&mailbox->is_signalled))
                 return FALSE;
 
-        /* Empty the eventfd first: what is posted after that writes it anew or
-         * is in the list that we take. */
-        eventfd_read(mailbox->fd, &count);
         g_mutex_lock(&mailbox->lock);
+        eventfd_read(mailbox->fd, &count);
         g_atomic_int_set(&mailbox->is_signalled, FALSE);
         mail = mailbox->first;
         mailbox->first = mailbox->last = NULL;

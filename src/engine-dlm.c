@@ -39,6 +39,7 @@ typedef struct DlmLock {
         DlmLockState state;
         LockMode mode;                          /* granted */
         LockMode wanted;                        /* of the operation in flight */
+        gboolean is_cancelling;                 /* the operation in flight: once is enough */
         gboolean has_value;                     /* the last request had VALBLK: so has the kernel's lock */
         gboolean writes;                        /* the convert in flight writes new_value … */
         gboolean spoils;                        /* … or, with IVVALBLK, marks the value lost */
@@ -395,6 +396,7 @@ static int dlm_convert(Engine *base, uint32_t id, LockMode mode, uint32_t flags,
         if (r < 0)
                 return r;
         lock->state = DLM_LOCK_CONVERTING;
+        lock->is_cancelling = FALSE;
         lock->wanted = mode;
         lock->has_value = (flags & DLM_LKF_VALBLK) != 0;
         lock->writes = writes;
@@ -443,9 +445,10 @@ static void dlm_cancel(Engine *base, uint32_t id)
         DlmLock *lock = lock_find(engine, id);
         DlmCall call = { .verb = DLM_VERB_CANCEL };
 
-        if (!lock || !lock->space->channel || (lock->state != DLM_LOCK_WAITING && lock->state != DLM_LOCK_CONVERTING))
+        if (!lock || lock->is_cancelling || !lock->space->channel || (lock->state != DLM_LOCK_WAITING && lock->state != DLM_LOCK_CONVERTING))
                 return;
         trace("dlm: lock %u: cancel", id);
+        lock->is_cancelling = TRUE;
         if (dlm_channel_withdraw(lock->space->channel, id)) {
                 DlmReport *report = g_new0(DlmReport, 1);
 

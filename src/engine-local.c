@@ -41,7 +41,7 @@ typedef struct LocalSource {
 
 static LocalEngine *local_engine(Engine *engine)
 {
-        return (LocalEngine *) engine;
+        return (LocalEngine *)engine;
 }
 
 /* --- lockspaces --- */
@@ -52,7 +52,7 @@ static LocalLockspace *lockspace_new(uint32_t id, const char *name)
 
         ls->id = id;
         ls->name = g_strdup(name);
-        ls->resources = g_hash_table_new_full(local_name_hash, local_name_equal, NULL, (GDestroyNotify) local_resource_free);
+        ls->resources = g_hash_table_new_full(local_name_hash, local_name_equal, NULL, (GDestroyNotify)local_resource_free);
         return ls;
 }
 
@@ -77,7 +77,7 @@ static LocalResource *get_resource(LocalEngine *e, LocalLockspace *ls, const uin
 
         if (!resource) {
                 resource = local_resource_new(ls->id, &name, &e->events);
-                g_hash_table_insert(ls->resources, (void *) local_resource_name(resource), resource);
+                g_hash_table_insert(ls->resources, (void *)local_resource_name(resource), resource);
         }
         return resource;
 }
@@ -116,7 +116,7 @@ static void forget_lock(LocalEngine *e, LocalLock *lock)
 /* What dlm_lock() refuses without looking at any lock. */
 static int check_request(LockMode mode, uint32_t flags)
 {
-        if ((unsigned) mode >= MODE_COUNT || (flags & ~REQUEST_FLAGS))
+        if ((unsigned)mode >= MODE_COUNT || (flags & ~REQUEST_FLAGS))
                 return -EINVAL;
         if ((flags & DLM_LKF_EXPEDITE) && (mode != MODE_NL || (flags & DLM_LKF_NOQUEUE)))
                 return -EINVAL;
@@ -125,7 +125,7 @@ static int check_request(LockMode mode, uint32_t flags)
 
 static int check_convert(LockMode mode, uint32_t flags)
 {
-        if ((unsigned) mode >= MODE_COUNT || (flags & ~CONVERT_FLAGS))
+        if ((unsigned)mode >= MODE_COUNT || (flags & ~CONVERT_FLAGS))
                 return -EINVAL;
         if ((flags & DLM_LKF_CONVDEADLK) && (flags & DLM_LKF_NOQUEUE))
                 return -EINVAL;
@@ -178,7 +178,7 @@ static void local_dispatch(Engine *engine)
 
 static gboolean source_is_ready(GSource *source)
 {
-        return ((LocalSource *) source)->engine->events.used > 0;
+        return ((LocalSource *)source)->engine->events.used > 0;
 }
 
 static gboolean source_prepare(GSource *source, int *ret_timeout_ms)
@@ -189,7 +189,7 @@ static gboolean source_prepare(GSource *source, int *ret_timeout_ms)
 
 static gboolean source_dispatch(GSource *source, GSourceFunc unused_callback, void *unused_data)
 {
-        local_dispatch(&((LocalSource *) source)->engine->engine);
+        local_dispatch(&((LocalSource *)source)->engine->engine);
         return G_SOURCE_CONTINUE;
 }
 
@@ -201,12 +201,12 @@ static gboolean local_start(const Options *options, const EngineEvents *events, 
 {
         LocalEngine *e = g_new0(LocalEngine, 1);
 
-        e->engine = (Engine) { .ops = &engine_local_ops, .events = events, .events_data = data };
+        e->engine = (Engine){ .ops = &engine_local_ops, .events = events, .events_data = data };
         e->lockspaces = g_hash_table_new_full(NULL, NULL, NULL, lockspace_free);
         e->names = g_hash_table_new(g_str_hash, g_str_equal);
         e->locks = g_hash_table_new_full(NULL, NULL, NULL, g_free);
         e->source = g_source_new(&source_funcs, sizeof(LocalSource));
-        ((LocalSource *) e->source)->engine = e;
+        ((LocalSource *)e->source)->engine = e;
         g_source_set_static_name(e->source, "engine-local");
         g_source_attach(e->source, NULL);
         *ret_engine = &e->engine;

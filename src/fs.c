@@ -282,13 +282,8 @@ static void fs_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
                 return reply_attr(req, "getattr", &fs_tree(req)->root, VIEW_SELF);
         if (ino == STATUS_INO)
                 return reply_status_attr(req, "getattr");
-        /* fstat(2) on a file that was unlinked, of a lockspace that lives */
-        node = tree_find_node(fs_tree(req), ino);
-        if (!node && fi && handle_is_file(get_handle(req, fi)))
-                reply_result(req, "getattr", -ESTALE);
-        else if (!node)
-                reply_result(req, "getattr", -ESTALE);
-        else
+        node = get_node(req, "getattr", ino);
+        if (node)
                 reply_attr(req, "getattr", node, ino_view(ino));
 }
 
@@ -369,14 +364,14 @@ static void fs_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
         if (ino == FUSE_ROOT_ID)
                 return setattr_root(req, attr, to_set);
         if (ino == STATUS_INO)
-                return reply_result(req, "setattr", -EPERM);
+                return reply_result(req, "setattr", to_set & FUSE_SET_ATTR_SIZE ? -EACCES : -EPERM);
         node = get_node(req, "setattr", ino);
         if (!node)
                 return;
         if (is_resource(node)) {
                 r = set_resource_attr(req, (Resource *)node, view, attr, to_set, fi);
         } else if (view != VIEW_SELF) {
-                r = to_set & SET_OWNER ? -EPERM : 0;
+                r = to_set & SET_OWNER ? -EPERM : to_set & FUSE_SET_ATTR_SIZE && view == VIEW_LOCKS ? -EACCES : 0;
         } else {
                 set_times(node, attr, to_set);
                 owner = new_owner(node, attr, to_set);

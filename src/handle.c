@@ -48,12 +48,8 @@ static void file_clear(Handle *handle)
         if (!handle->is_dead)
                 holder_fail(&handle->holder, -ESHUTDOWN);       /* only when the connection broke under them */
         holder_clear(&handle->holder);
-        while (handle->fcntl) {
-                Holder *holder = handle->fcntl->data;
-
-                holder_fail(holder, -ESHUTDOWN);
-                fcntl_holder_put(holder);
-        }
+        while (handle->fcntl)
+                fcntl_holder_leave_handle(handle->fcntl->data);
         resource->opens--;
         resource_release(resource);
         if (--tree->open_files == 0 && tree->last_closed)
@@ -176,6 +172,21 @@ static void notify(Handle *handle)
                 fuse_lowlevel_notify_poll(handle->poll);
 }
 
+static gboolean holder_is_asked(const Holder *holder)
+{
+        return holder->lock && lock_has(holder->lock) && holder->lock->is_asked;
+}
+
+static gboolean is_asked(const Handle *handle)
+{
+        if (holder_is_asked(&handle->holder))
+                return TRUE;
+        for (GSList *l = handle->fcntl; l; l = l->next)
+                if (holder_is_asked(l->data))
+                        return TRUE;
+        return FALSE;
+}
+
 unsigned handle_poll(Handle *handle, struct fuse_pollhandle *poll)
 {
         if (poll) {                             /* the newest is as good as all of them */
@@ -183,16 +194,13 @@ unsigned handle_poll(Handle *handle, struct fuse_pollhandle *poll)
                         fuse_pollhandle_destroy(handle->poll);
                 handle->poll = poll;
         }
-        return POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | (handle->is_asked ? POLLPRI : 0) | (handle->is_dead ? POLLERR | POLLHUP : 0);
+        return POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | (handle_is_file(handle) && is_asked(handle) ? POLLPRI : 0) |
+               (handle->is_dead ? POLLERR | POLLHUP : 0);
 }
 
-void handle_set_asked(Handle *handle, gboolean is_asked)
+void handle_asked(Handle *handle)
 {
-        if (handle->is_asked == is_asked)
-                return;
-        handle->is_asked = is_asked;
-        if (is_asked)
-                notify(handle);
+        notify(handle);
 }
 
 /* @status: what those who wait through this file are told. */

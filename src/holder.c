@@ -1,6 +1,7 @@
 #include "holder.h"
 #include "handle.h"
 #include "lockspace.h"
+#include "process.h"
 #include "request.h"
 #include "resource.h"
 #include <errno.h>
@@ -50,14 +51,43 @@ static void enqueue(GQueue *queue, Request *request)
 
 /* --- dead-locks --- */
 
-/* Does @start, in the end, hold up a request for @mode on @resource by @waiter? */
-static gboolean waits_for(const Owner *waiter, const Resource *resource, LockMode mode, const Owner *start, GHashTable *visited)
+/* The modes that must become possible before @own, a request for @mode (NULL:
+ * a new one), is granted: its own and those of the requests before it, since
+ * nobody overtakes. */
+static unsigned modes_ahead(const Resource *resource, LockMode mode, const Lock *own)
 {
+        unsigned modes = 1u << mode;
+
+        if (own && lock_has(own))
+                return modes;                   /* a conversion goes before every waiter */
+        for (GList *l = resource->locks.head; l && l->data != own; l = l->next) {
+                const Lock *lock = l->data;
+
+                if (lock_counts(lock) && lock_is_busy(lock))
+                        modes |= 1u << lock->wanted;
+        }
+        return modes;
+}
+
+static gboolean conflicts(const Lock *lock, unsigned modes)
+{
+        for (LockMode mode = MODE_NL; mode < MODE_COUNT; mode++)
+                if (modes & 1u << mode && !mode_is_compatible(mode, lock->mode))
+                        return TRUE;
+        return FALSE;
+}
+
+/* Does @waiter, who asks for @mode on @resource by @own, in the end wait for @start? */
+static gboolean waits_for(const Owner *waiter, const Resource *resource, LockMode mode, const Lock *own, const Owner *start,
+                          GHashTable *visited)
+{
+        const unsigned modes = modes_ahead(resource, mode, own);
+
         for (GList *l = resource->locks.head; l; l = l->next) {
                 const Lock *lock = l->data;
                 Owner *owner;
 
-                if (lock->by != BY_POSIX || !lock_counts(lock) || !lock_has(lock) || mode_is_compatible(mode, lock->mode))
+                if (lock->by != BY_POSIX || !lock_counts(lock) || !lock_has(lock) || !conflicts(lock, modes))
                         continue;
                 owner = ((FcntlHolder *)lock->data)->owner;
                 if (owner == waiter)
@@ -69,7 +99,8 @@ static gboolean waits_for(const Owner *waiter, const Resource *resource, LockMod
                 for (GList *h = owner->holders.head; h; h = h->next) {
                         const Holder *other = h->data;
 
-                        if (other->active && other->active->wait && waits_for(owner, other->resource, other->active->mode, start, visited))
+                        if (other->active && other->active->wait &&
+                            waits_for(owner, other->resource, other->active->mode, other->lock, start, visited))
                                 return TRUE;
                 }
         }
@@ -87,7 +118,7 @@ static gboolean would_deadlock(const Holder *holder, LockMode mode)
         if (!has_any)
                 return FALSE;                   /* who holds nothing keeps nobody waiting */
         visited = g_hash_table_new(NULL, NULL);
-        return waits_for(owner, holder->resource, mode, owner, visited);
+        return waits_for(owner, holder->resource, mode, holder->lock, owner, visited);
 }
 
 /* --- the lock --- */
@@ -98,8 +129,6 @@ static void holder_done(Lock *lock, int status, void *data)
         Request *request = g_steal_pointer(&holder->active);
         const gboolean is_open = holder->by == BY_OPEN;
 
-        if (status == 0)
-                handle_set_asked(holder->handle, FALSE);
         if (!lock_has(lock)) {
                 holder->lock = NULL;
                 lock_drop(lock);
@@ -114,7 +143,7 @@ static void holder_blocking(Lock *lock, void *data)
 {
         Holder *holder = data;
 
-        handle_set_asked(holder->handle, TRUE);
+        handle_asked(holder->handle);
 }
 
 static unsigned request_flags(const Holder *holder, const Request *request)
@@ -144,7 +173,7 @@ static int ask(Holder *holder, Request *request)
         if (is_new) {
                 const struct fuse_ctx *ctx = fuse_req_ctx(request->req);
 
-                r = lock_new(holder->resource, holder->by, ctx->uid, ctx->pid, &holder->lock);
+                r = lock_new(holder->resource, holder->by, ctx->uid, request->pid ? request->pid : process_of_thread(ctx->pid), &holder->lock);
                 if (r < 0)
                         return r;
                 lock_set_callbacks(holder->lock, holder_done, holder_blocking, holder);
@@ -256,7 +285,6 @@ void holder_unlock(Holder *holder)
         else
                 holder->active = NULL;          /* it was converting: it starts anew, with nothing */
         lock_drop(g_steal_pointer(&holder->lock));
-        handle_set_asked(holder->handle, FALSE);
         if (request)
                 holder_lock(holder, request);
         else if (holder->active)                /* fsync: the unlock publishes just the same */
@@ -366,6 +394,22 @@ Holder *fcntl_holder_get(Resource *resource, guint64 owner, LockBy by, Handle *h
                 handle->fcntl = g_slist_prepend(handle->fcntl, holder);
         }
         return &holder->base;
+}
+
+void fcntl_holder_leave_handle(Holder *holder)
+{
+        Handle *handle = holder->handle;
+        const Request *request = holder->active ? holder->active : holder->waiting ? g_queue_peek_head(holder->waiting) : NULL;
+
+        if (request && request->handle != handle) {     /* another thread waits, through a file of its own */
+                handle->fcntl = g_slist_remove(handle->fcntl, holder);
+                holder->handle = request->handle;
+                holder->handle->fcntl = g_slist_prepend(holder->handle->fcntl, holder);
+                holder_unlock(holder);
+                return;
+        }
+        holder_fail(holder, -ESHUTDOWN);        /* somebody waits only when the connection broke under him */
+        fcntl_holder_put(holder);
 }
 
 void fcntl_holder_put(Holder *base)

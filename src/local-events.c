@@ -26,7 +26,7 @@ LocalEvent *local_events_push(LocalEvents *events, LocalEventKind kind, uint32_t
         if (events->used == events->size)
                 grow(events);
         event = event_at(events, events->used++);
-        *event = (LocalEvent) { .kind = kind, .lockspace = lockspace };
+        *event = (LocalEvent){ .kind = kind, .lockspace = lockspace };
         return event;
 }
 
@@ -59,5 +59,5 @@ void local_events_purge(LocalEvents *events, uint32_t lockspace, void (*forget)(
 void local_events_clear(LocalEvents *events)
 {
         g_free(events->ring);
-        *events = (LocalEvents) { 0 };
+        *events = (LocalEvents){ 0 };
 }

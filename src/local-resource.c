@@ -69,7 +69,7 @@ LocalResource *local_resource_new(uint32_t lockspace, const LocalName *name, Loc
         LocalResource *r = g_malloc0(sizeof(LocalResource) + name->len);
 
         memcpy(r->name_bytes, name->bytes, name->len);
-        r->name = (LocalName) { .bytes = r->name_bytes, .len = name->len };
+        r->name = (LocalName){ .bytes = r->name_bytes, .len = name->len };
         r->lockspace = lockspace;
         r->events = events;
         return r;
@@ -161,7 +161,7 @@ static void delist(LocalLock *lock)
 {
         LocalResource *r = lock->resource;
 
-        switch ((LocalLockState) lock->state) {
+        switch ((LocalLockState)lock->state) {
         case LOCAL_LOCK_NONE:
                 return;
         case LOCAL_LOCK_GRANTED:
@@ -242,12 +242,12 @@ static void tell_all_wanted(LocalResource *r)
 
 static gboolean writes_value(int from, LockMode to)
 {
-        return from != LOCAL_MODE_NONE && mode_is_writer(from) && to <= (LockMode) from;
+        return from != LOCAL_MODE_NONE && mode_is_writer(from) && to <= (LockMode)from;
 }
 
 static gboolean reads_value(int from, LockMode to)
 {
-        return from == LOCAL_MODE_NONE || (to >= (LockMode) from && !writes_value(from, to));
+        return from == LOCAL_MODE_NONE || (to >= (LockMode)from && !writes_value(from, to));
 }
 
 static void write_value(LocalResource *r, uint32_t flags, const uint8_t *value)
@@ -304,7 +304,7 @@ static gboolean is_compatible_with_others(const LocalLock *lock)
         const LocalResource *r = lock->resource;
 
         for (LockMode m = MODE_NL; m < MODE_COUNT; m++) {
-                uint32_t own = lock->granted == (int) m;
+                uint32_t own = lock->granted == (int)m;
 
                 if (r->holders[m] > own && !mode_is_compatible(m, lock->wanted))
                         return FALSE;
@@ -493,7 +493,7 @@ static void convert_demoted(LocalLock *lock)
 
 int local_resource_convert(LocalLock *lock, LockMode mode, uint32_t flags, const uint8_t *value)
 {
-        gboolean is_up = (int) mode > lock->granted || (lock->granted == MODE_PR && mode == MODE_CW);
+        gboolean is_up = (int)mode > lock->granted || (lock->granted == MODE_PR && mode == MODE_CW);
 
         if ((flags & DLM_LKF_QUECVT) && !is_up)
                 return -EINVAL;
@@ -538,7 +538,7 @@ void local_resource_cancel(LocalLock *lock)
 {
         LocalResource *r = lock->resource;
 
-        switch ((LocalLockState) lock->state) {
+        switch ((LocalLockState)lock->state) {
         case LOCAL_LOCK_NONE:
         case LOCAL_LOCK_GRANTED:
                 return;

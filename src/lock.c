@@ -69,7 +69,7 @@ static void set_dropping(Lock *lock)
         lock->is_charged = FALSE;
 }
 
-int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t tid, Lock **ret_lock)
+int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_lock)
 {
         Tree *tree = resource->lockspace->tree;
         Lock *lock;
@@ -84,7 +84,7 @@ int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t tid, Lock **ret_loc
         lock->is_charged = !is_internal(by);
         lock->by = by;
         lock->uid = uid;
-        lock->tid = tid;
+        lock->pid = pid;
         lock->resource = resource;
         lock->link.data = lock;
         lock->id = id_table_add(&tree->locks, lock);
@@ -201,7 +201,8 @@ static void take_value(Lock *lock, unsigned flags, const uint8_t *value)
                 return;
         memcpy(lock->value, value, VALUE_LEN);
         lock->lost = (flags & DLM_SBF_VALNOTVALID) != 0;
-        resource_saw_value(lock->resource, lock->value);
+        if (lock->by != BY_KEEPER)              /* it is made while a writer has a newer one */
+                resource_saw_value(lock->resource, lock->value);
 }
 
 static void lock_granted(Lock *lock, unsigned flags, const uint8_t *value)
@@ -210,6 +211,7 @@ static void lock_granted(Lock *lock, unsigned flags, const uint8_t *value)
 
         set_state(lock, LOCK_HELD);
         lock->mode = lock->wanted;
+        lock->is_asked = FALSE;
         if (wrote)
                 lock->dirty = FALSE;
         else
@@ -254,7 +256,10 @@ void lock_blocking(Tree *tree, uint32_t id)
 {
         Lock *lock = id_table_find(&tree->locks, id);
 
-        if (lock && lock->blocking)
+        if (!lock || lock->is_asked)            /* the DLM may say it again */
+                return;
+        lock->is_asked = TRUE;
+        if (lock->blocking)
                 lock->blocking(lock, lock->data);
 }
 

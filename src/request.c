@@ -176,6 +176,8 @@ void request_setlk(fuse_req_t req, Handle *handle, guint64 owner, const struct f
 
         request->mode = flock->l_type == F_WRLCK ? MODE_EX : MODE_PR;
         request->wait = wait;
+        request->handle = handle;
+        request->pid = flock->l_pid;
         holder_lock(fcntl_holder_get(resource, owner, by, handle), request);
 }
 
@@ -419,8 +421,7 @@ void request_getlk(fuse_req_t req, Handle *handle, guint64 owner, const struct f
 
                 if (!lock_counts(lock) || !lock_has(lock) || mode_is_compatible(mode, lock->mode) || lock->data == self)
                         continue;
-                answer = (struct flock){ .l_type = lock->mode <= MODE_PR ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET,
-                                         .l_pid = process_of_thread(lock->tid) };
+                answer = (struct flock){ .l_type = lock->mode <= MODE_PR ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET, .l_pid = lock->pid };
                 break;
         }
         /* Our own lock would refuse the try, and it keeps out what it conflicts with. */

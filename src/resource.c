@@ -81,6 +81,16 @@ void resource_release(Resource *resource)
         g_free(resource);
 }
 
+static void show(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
+{
+        resource->is_listed = resource->was_listed = TRUE;
+        resource->node.uid = uid;
+        resource->node.gid = gid;
+        resource->node.mode = mode;
+        node_touch(&resource->lockspace->node);
+        resource->lockspace->tree->files++;
+}
+
 int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
 {
         Lockspace *lockspace = resource->lockspace;
@@ -95,31 +105,24 @@ int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
                 users_discharge(lockspace->tree->users, resource->charged_uid, USER_FILE);
                 resource->charged_uid = uid;
         }
-        resource->is_listed = TRUE;
-        resource->node.uid = uid;
-        resource->node.gid = gid;
-        resource->node.mode = mode;
         node_touch(&resource->node);
-        node_touch(&lockspace->node);
-        lockspace->tree->files++;
+        show(resource, uid, gid, mode);
         return 0;
+}
+
+/* Of a name that is not listed: x makes no sense on a file. */
+static mode_t unlisted_mode(const Lockspace *lockspace)
+{
+        return lockspace->node.mode & 0666;
 }
 
 void resource_list_written(Resource *resource)
 {
-        uid_t uid;
-        gid_t gid;
-        mode_t mode;
+        const Lockspace *lockspace = resource->lockspace;
 
-        if (resource->is_listed || !resource->is_named)
-                return;
-        resource_get_attr(resource, VIEW_SELF, &uid, &gid, &mode);
-        resource->is_listed = TRUE;             /* counted already, for whoever looked it up */
-        resource->node.uid = uid;
-        resource->node.gid = gid;
-        resource->node.mode = mode;
-        node_touch(&resource->lockspace->node);
-        resource->lockspace->tree->files++;
+        /* It was counted when it was looked up. */
+        if (!resource->is_listed && resource->is_named)
+                show(resource, lockspace->node.uid, lockspace->node.gid, unlisted_mode(lockspace));
 }
 
 void resource_unlist(Resource *resource)
@@ -191,8 +194,9 @@ static mode_t spread_write(mode_t mode, mode_t others)
 
 void resource_get_attr(const Resource *resource, View view, uid_t *ret_uid, gid_t *ret_gid, mode_t *ret_mode)
 {
-        const Node *owner = resource->is_listed ? &resource->node : &resource->lockspace->node;
-        mode_t mode = resource->is_listed ? owner->mode : owner->mode & 0666;
+        const gboolean is_own = resource->is_listed || (view == VIEW_SELF && resource->was_listed);
+        const Node *owner = is_own ? &resource->node : &resource->lockspace->node;
+        mode_t mode = is_own ? owner->mode : unlisted_mode(resource->lockspace);
 
         /* Write permission is enough for every mode; read permission for NL, CR
          * and PR. The kernel checks r or w by the open, whatever the lock. */
