@@ -34,7 +34,7 @@ typedef struct Node {                           /* the head of Lockspace and Res
         mode_t mode : 16;                       /* permission bits, with set-id and sticky ones */
         uid_t uid;
         gid_t gid;
-        gint64 atime_us, mtime_us, ctime_us;    /* since the epoch */
+        gint64 atime_ns, mtime_ns, ctime_ns;    /* since the epoch */
 } Node;
 
 typedef enum View {
@@ -93,6 +93,8 @@ View ino_view(fuse_ino_t ino);
 Node *tree_find_node(Tree *tree, fuse_ino_t ino);       /* NULL: dead */
 void tree_add_node(Tree *tree, Node *node);             /* gives it a serial */
 void tree_remove_node(Tree *tree, Node *node);          /* harmless when it is not there */
+#define NS_PER_SECOND G_GINT64_CONSTANT(1000000000)
+gint64 time_ns(void);                                   /* now, since the epoch */
 void node_touch(Node *node);                            /* mtime and ctime: now */
 void tree_notify_attr(Tree *tree, const Node *node);    /* each view of it */
 

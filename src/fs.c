@@ -5,6 +5,7 @@
 #include "lockspace.h"
 #include "name.h"
 #include "permission.h"
+#include "process.h"
 #include "reply.h"
 #include "request.h"
 #include "resource.h"
@@ -287,19 +288,24 @@ static void fs_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
                 reply_attr(req, "getattr", node, ino_view(ino));
 }
 
+static gint64 timespec_to_ns(const struct timespec *time)
+{
+        return time->tv_sec * NS_PER_SECOND + time->tv_nsec;
+}
+
 static void set_times(Node *node, const struct stat *attr, int to_set)
 {
-        const gint64 now_us = g_get_real_time();
+        const gint64 now_ns = time_ns();
 
         if (to_set & FUSE_SET_ATTR_ATIME_NOW)
-                node->atime_us = now_us;
+                node->atime_ns = now_ns;
         else if (to_set & FUSE_SET_ATTR_ATIME)
-                node->atime_us = attr->st_atim.tv_sec * G_USEC_PER_SEC + attr->st_atim.tv_nsec / 1000;
+                node->atime_ns = timespec_to_ns(&attr->st_atim);
         if (to_set & FUSE_SET_ATTR_MTIME_NOW)
-                node->mtime_us = now_us;
+                node->mtime_ns = now_ns;
         else if (to_set & FUSE_SET_ATTR_MTIME)
-                node->mtime_us = attr->st_mtim.tv_sec * G_USEC_PER_SEC + attr->st_mtim.tv_nsec / 1000;
-        node->ctime_us = now_us;
+                node->mtime_ns = timespec_to_ns(&attr->st_mtim);
+        node->ctime_ns = now_ns;
 }
 
 #define SET_OWNER (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)
@@ -390,7 +396,9 @@ static void fs_statfs(fuse_req_t req, fuse_ino_t ino)
         const struct statvfs st = {
                 .f_bsize = 4096,
                 .f_frsize = 4096,
-                .f_files = g_hash_table_size(tree->nodes) + 2,
+                .f_files = (fsfilcnt_t)g_hash_table_size(tree->nodes) + G_MAXUINT32,
+                .f_ffree = G_MAXUINT32,         /* memory is the limit, and each user's max_files */
+                .f_favail = G_MAXUINT32,
                 .f_namemax = FILE_NAME_MAX,
         };
 
@@ -449,6 +457,8 @@ static void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
                 reply_result(req, "open", -ESHUTDOWN);
         else if (view == VIEW_SELF)
                 open_file(req, (Resource *)node, fi);
+        else if (fi->flags == 0 && caller_is_in_ioctl(fuse_req_ctx(req)->pid))
+                reply_result(req, "open", -ENOTTY);     /* lsattr(1): the kernel's own open, it must not wait for its file's lock */
         else
                 request_open_mode(req, (Resource *)node, view - VIEW_MODES, fi);
 }

@@ -115,7 +115,7 @@ static void lock_written(Lock *lock)
         lock->lost = FALSE;
         resource_list_written(resource);
         resource_keep(resource);
-        resource->node.mtime_us = g_get_real_time();
+        resource->node.mtime_ns = time_ns();
         resource_saw_value(resource, lock->value);
 }
 

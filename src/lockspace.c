@@ -36,7 +36,7 @@ Lockspace *lockspace_new(Tree *tree, const char *name, uint32_t id, const Engine
         lockspace->node.uid = attr->uid;
         lockspace->node.gid = attr->gid;
         node_touch(&lockspace->node);
-        lockspace->node.atime_us = lockspace->node.mtime_us;
+        lockspace->node.atime_ns = lockspace->node.mtime_ns;
         lockspace->tree = tree;
         lockspace->name = g_strdup(name);
         lockspace->id = id;

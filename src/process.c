@@ -62,3 +62,10 @@ gboolean caller_is_ofd(pid_t tid)
         return read_proc(tid, "syscall", text, sizeof(text)) && sscanf(text, "%*d %llx %llx", &fd, &command) == 2 &&
                (command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK);
 }
+
+gboolean caller_is_in_ioctl(pid_t tid)
+{
+        char text[256];
+
+        return read_proc(tid, "syscall", text, sizeof(text)) && atol(text) == SYS_ioctl;
+}

@@ -4,16 +4,19 @@
 #include "trace.h"
 #include <string.h>
 
-static struct timespec timespec_of(gint64 us)
+static struct timespec timespec_of(gint64 ns)
 {
-        return (struct timespec){ .tv_sec = us / G_USEC_PER_SEC, .tv_nsec = us % G_USEC_PER_SEC * 1000 };
+        const gint64 rest = ns % NS_PER_SECOND;
+
+        /* Before the epoch, too, nanoseconds count upwards. */
+        return (struct timespec){ .tv_sec = ns / NS_PER_SECOND - (rest < 0), .tv_nsec = rest < 0 ? rest + NS_PER_SECOND : rest };
 }
 
 static void fill_times(const Node *node, struct stat *st)
 {
-        st->st_atim = timespec_of(node->atime_us);
-        st->st_mtim = timespec_of(node->mtime_us);
-        st->st_ctim = timespec_of(node->ctime_us);
+        st->st_atim = timespec_of(node->atime_ns);
+        st->st_mtim = timespec_of(node->mtime_ns);
+        st->st_ctim = timespec_of(node->ctime_ns);
 }
 
 static void fill_lockspace(const Node *node, View view, struct stat *st)

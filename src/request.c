@@ -570,7 +570,7 @@ static void set_attr_done(void *data, int status, uint32_t id)
                 node->mode = detail->mode;
                 node->uid = detail->uid;
                 node->gid = detail->gid;
-                node->ctime_us = g_get_real_time();
+                node->ctime_ns = time_ns();
         }
         if (detail->request && status == 0)
                 reply_attr(detail_take_req(detail), "setattr", node, VIEW_SELF);

@@ -51,7 +51,7 @@ int resource_get(Lockspace *lockspace, const uint8_t *name, size_t len, uid_t ui
                 memcpy(resource->name, name, len);
                 resource->is_named = TRUE;
                 node_touch(&resource->node);
-                resource->node.atime_us = resource->node.mtime_us;
+                resource->node.atime_ns = resource->node.mtime_ns;
                 g_hash_table_add(lockspace->resources, resource);
                 tree_add_node(lockspace->tree, &resource->node);
         }
@@ -130,7 +130,7 @@ void resource_unlist(Resource *resource)
         if (!resource->is_listed)
                 return;
         resource->is_listed = FALSE;
-        resource->node.ctime_us = g_get_real_time();
+        resource->node.ctime_ns = time_ns();
         node_touch(&resource->lockspace->node);
         resource->lockspace->tree->files--;
         lock_drop(g_steal_pointer(&resource->keeper));
@@ -180,16 +180,8 @@ void resource_saw_value(Resource *resource, const uint8_t *value)
         if (size == resource->size)
                 return;
         resource->size = size;
-        resource->node.mtime_us = g_get_real_time();
+        resource->node.mtime_ns = time_ns();
         tree_notify_attr(resource->lockspace->tree, &resource->node);
-}
-
-/* Of the classes that may write: r and w. Of the others: what @others leaves. */
-static mode_t spread_write(mode_t mode, mode_t others)
-{
-        const mode_t writers = mode & 0222;
-
-        return writers | writers << 1 | (mode & others);
 }
 
 void resource_get_attr(const Resource *resource, View view, uid_t *ret_uid, gid_t *ret_gid, mode_t *ret_mode)
@@ -198,16 +190,10 @@ void resource_get_attr(const Resource *resource, View view, uid_t *ret_uid, gid_
         const Node *owner = is_own ? &resource->node : &resource->lockspace->node;
         mode_t mode = is_own ? owner->mode : unlisted_mode(resource->lockspace);
 
-        /* Write permission is enough for every mode; read permission for NL, CR
-         * and PR. The kernel checks r or w by the open, whatever the lock. */
-        if (view >= VIEW_MODES && view < VIEW_MODES + MODE_COUNT) {
-                const LockMode lock_mode = view - VIEW_MODES;
-
-                if (lock_mode == MODE_CW || mode_is_writer(lock_mode))
-                        mode = spread_write(mode, 0);
-                else
-                        mode = spread_write(mode, 0444);
-        }
+        /* CW, PW and EX are for those who may write, whichever way they open:
+         * the kernel sees an r only beside a w. */
+        if (view == VIEW_MODES + MODE_CW || view == VIEW_MODES + MODE_PW || view == VIEW_MODES + MODE_EX)
+                mode &= ~0444 | (mode & 0222) << 1;
         *ret_uid = owner->uid;
         *ret_gid = owner->gid;
         *ret_mode = mode;

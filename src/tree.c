@@ -35,9 +35,14 @@ void tree_remove_node(Tree *tree, Node *node)
         g_hash_table_remove(tree->nodes, &node->serial);
 }
 
+gint64 time_ns(void)
+{
+        return g_get_real_time() * 1000;
+}
+
 void node_touch(Node *node)
 {
-        node->mtime_us = node->ctime_us = g_get_real_time();
+        node->mtime_ns = node->ctime_ns = time_ns();
 }
 
 void tree_notify_attr(Tree *tree, const Node *node)
@@ -93,7 +98,7 @@ static void tree_changed(void *data, uint32_t id, const EngineAttr *attr)
         lockspace->node.uid = attr->uid;
         lockspace->node.gid = attr->gid;
         lockspace->node.mode = (lockspace->node.mode & 07000) | (attr->mode & 0777);
-        lockspace->node.ctime_us = g_get_real_time();
+        lockspace->node.ctime_ns = time_ns();
         tree_notify_attr(tree, &lockspace->node);
 }
 
@@ -135,7 +140,7 @@ gboolean tree_new(const Options *options, const EngineOps *ops, Tree **ret_tree,
         tree->start_us = g_get_monotonic_time();
         tree->root = (Node){ .kind = NODE_LOCKSPACE, .mode = options->mode, .uid = options->uid, .gid = options->gid };
         node_touch(&tree->root);
-        tree->root.atime_us = tree->root.mtime_us;
+        tree->root.atime_ns = tree->root.mtime_ns;
         if (!ops->start(options, &tree_events, tree, &tree->engine, error))
                 return FALSE;
         *ret_tree = g_steal_pointer(&tree);
