@@ -28,10 +28,11 @@ typedef struct DlmReport {
         DlmResult result;                       /* .status: 0 or -errno, as engine.h has it */
 } DlmReport;
 
-/* @deliver gets every DlmReport and frees it with g_free(). NULL and errno:
- * there is no thread to be had. The device is opened by the thread; when it
- * cannot be, each call completes with that error. */
-DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, DlmMailbox *mailbox,
+/* @deliver gets every DlmReport and frees it with g_free(). @spin_us: how long
+ * the thread looks for the next call before it sleeps. NULL and errno: there is
+ * no thread to be had. The device is opened by the thread; when it cannot be,
+ * each call completes with that error. */
+DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, unsigned spin_us, DlmMailbox *mailbox,
                             void (*deliver)(DlmMail *mail, void *owner));
 void dlm_channel_push(DlmChannel *channel, const DlmCall *call);
 /* Take back lock @id's call that is in line. FALSE: it has been begun. */

@@ -5,6 +5,7 @@
  * more often than needed. It owns its inotify descriptor and GSource.
  */
 #include <glib.h>
+#include <time.h>
 
 typedef struct DlmWatch DlmWatch;
 
@@ -21,6 +22,9 @@ void dlm_watch_list(DlmWatchFunc *func, void *data);
 /* Say the names that have changed up to now, without waiting for the loop. */
 void dlm_watch_dispatch(DlmWatch *watch);
 
-/* Wait up to @timeout_ms until udev has linked /dev/misc/dlm_@name. FALSE: it
- * has not. For a worker. */
-gboolean dlm_watch_wait_for_link(const char *name, unsigned timeout_ms);
+/* Wait up to @timeout_ms until udev has linked /dev/misc/dlm_@name, @since or
+ * later: an older link is of a lockspace that is gone, and will go too. FALSE:
+ * it has not. For a worker. */
+gboolean dlm_watch_wait_for_link(const char *name, const struct timespec *since, unsigned timeout_ms);
+/* Now, by the clock of files. */
+void dlm_watch_now(struct timespec *ret_now);

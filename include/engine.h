@@ -140,7 +140,8 @@ typedef struct EngineOps {
         int (*seal)(Engine *engine, uint32_t lockspace, gboolean force, EngineDone *done, void *data);
         /* Undo seal(). */
         void (*unseal)(Engine *engine, uint32_t lockspace);
-        /* The second half, after seal() has succeeded. 0: nobody can get in any
+        /* The second half, after seal() has succeeded, and without @force only
+         * when each of our unlocks has been completed(). 0: nobody can get in any
          * more and the lockspace's id is dead; with @force every lock of ours
          * went with it, no completion will come for them and their ids are free.
          * -EBUSY: locks are left after all (only without @force); it is still

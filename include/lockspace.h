@@ -3,7 +3,7 @@
  * A lockspace is what a directory of the root is. The engine has it; here is
  * its name, owner and mode, its resources, and the life of its release:
  *
- *   ACTIVE -> SEALING -> KEPT -> RELEASING -> DEAD
+ *   ACTIVE -> SEALING -> SAVING -> DRAINING -> RELEASING -> DEAD
  *
  * rmdir first seals it, so that nobody new of the node gets in, then takes the
  * values that only this mount keeps alive, drops those NL locks and releases.
@@ -19,6 +19,7 @@ typedef enum LockspaceState {
         LOCKSPACE_ACTIVE,
         LOCKSPACE_SEALING,
         LOCKSPACE_SAVING,                       /* reads what keepers keep, then drops them */
+        LOCKSPACE_DRAINING,                     /* the last unlocks are on their way */
         LOCKSPACE_RELEASING,
         LOCKSPACE_RESTORING,                    /* EBUSY: puts the values back */
         LOCKSPACE_DEAD,
@@ -34,6 +35,7 @@ struct Lockspace {
         LockspaceState state;
         unsigned refs;                          /* resources, and one of the tree's */
         unsigned locks;                         /* for which lock_counts() */
+        unsigned all_locks;                     /* that the engine may know, or soon will */
         bool is_created : 1;                /* by this mount */
         bool is_force : 1;                  /* .force */
         bool is_forced : 1;                 /* the release under way is */
@@ -56,6 +58,8 @@ gboolean lockspace_is_usable(const Lockspace *lockspace);       /* ACTIVE: reque
 /* Release it. -EBUSY at once when a lock is held or waited for here (without
  * @force), or a release is under way already; 0: @done runs once, later. */
 int lockspace_release(Lockspace *lockspace, gboolean force, LockspaceDone *done, void *data);
+/* From lock_free(): the last of all_locks is gone. */
+void lockspace_drained(Lockspace *lockspace);
 /* It is gone: whoever waits gets ESTALE, whoever holds POLLERR|POLLHUP.
  * @engine_knows: the engine still has its locks, their memory stays for now. */
 void lockspace_die(Lockspace *lockspace, gboolean engine_knows);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -25,11 +26,13 @@ struct DlmChannel {
         uint32_t lockspace;
         DlmMailbox *mailbox;
         void (*deliver)(DlmMail *mail, void *owner);
-        int wake;                               /* eventfd: written when the line was empty, or at the end */
+        unsigned spin_us;
+        int wake;                               /* eventfd */
 
         GMutex lock;                            /* of these */
-        Line *first;
+        Line *first;                            /* the spinning thread looks without the lock */
         Line *last;
+        gboolean is_asleep;                     /* has to be woken for the next call */
         gboolean is_closing;
 
         int device;                             /* only the thread looks: the descriptor, or -errno */
@@ -203,7 +206,8 @@ static void channel_make_call(DlmChannel *channel, DlmCall *call)
         }
 }
 
-/* The next call in line, NULL: none, or no more are to be made. */
+/* The next call in line. NULL: none, and whoever brings one wakes us, or no
+ * more are to be made. */
 static Line *channel_next(DlmChannel *channel, gboolean *ret_is_closing)
 {
         Line *line;
@@ -211,13 +215,22 @@ static Line *channel_next(DlmChannel *channel, gboolean *ret_is_closing)
         g_mutex_lock(&channel->lock);
         *ret_is_closing = channel->is_closing;
         line = channel->is_closing ? NULL : channel->first;
-        if (line) {
-                channel->first = line->next;
-                if (!channel->first)
-                        channel->last = NULL;
-        }
+        if (line)
+                g_atomic_pointer_set(&channel->first, line->next);
+        if (!channel->first)
+                channel->last = NULL;
+        channel->is_asleep = !line;
         g_mutex_unlock(&channel->lock);
         return line;
+}
+
+/* Calls come in twos and threes, and waking up costs more than they do. */
+static void channel_spin(DlmChannel *channel)
+{
+        gint64 end_us = g_get_monotonic_time() + channel->spin_us;
+
+        while (channel->spin_us > 0 && !g_atomic_pointer_get(&channel->first) && g_get_monotonic_time() < end_us)
+                sched_yield();
 }
 
 static void channel_main(void *data)
@@ -233,6 +246,7 @@ static void channel_main(void *data)
                         channel_make_call(channel, &line->call);
                         g_free(line);
                         channel_drain(channel);
+                        channel_spin(channel);
                 } else if (!is_closing) {
                         channel_wait(channel, TRUE, -1);
                 }
@@ -244,7 +258,7 @@ static void channel_main(void *data)
         channel_unref(channel);
 }
 
-DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, DlmMailbox *mailbox,
+DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, unsigned spin_us, DlmMailbox *mailbox,
                             void (*deliver)(DlmMail *mail, void *owner))
 {
         DlmChannel *channel;
@@ -258,6 +272,7 @@ DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, DlmMailbox *ma
         g_mutex_init(&channel->lock);
         channel->name = g_strdup(name);
         channel->lockspace = lockspace;
+        channel->spin_us = spin_us;
         channel->mailbox = dlm_mailbox_ref(mailbox);
         channel->deliver = deliver;
         channel->wake = wake;
@@ -278,19 +293,20 @@ DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, DlmMailbox *ma
 void dlm_channel_push(DlmChannel *channel, const DlmCall *call)
 {
         Line *line = g_new(Line, 1);
-        gboolean was_empty;
+        gboolean was_asleep;
 
         line->next = NULL;
         line->call = *call;
         g_mutex_lock(&channel->lock);
-        was_empty = !channel->first;
-        if (was_empty)
-                channel->first = line;
-        else
+        was_asleep = channel->is_asleep;
+        channel->is_asleep = FALSE;
+        if (channel->last)
                 channel->last->next = line;
+        else
+                g_atomic_pointer_set(&channel->first, line);
         channel->last = line;
         g_mutex_unlock(&channel->lock);
-        if (was_empty)
+        if (was_asleep)
                 eventfd_write(channel->wake, 1);
 }
 
@@ -306,7 +322,7 @@ gboolean dlm_channel_withdraw(DlmChannel *channel, uint32_t id)
                 if (before)
                         before->next = line->next;
                 else
-                        channel->first = line->next;
+                        g_atomic_pointer_set(&channel->first, line->next);
                 if (channel->last == line)
                         channel->last = before;
         }

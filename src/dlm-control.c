@@ -21,19 +21,21 @@ static int translate(int r)
 int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, DlmNode *ret_node, gboolean *ret_is_linked)
 {
         DlmNode node;
+        struct timespec begin;
         gboolean is_linked;
         int fd, minor, r;
 
         fd = dlm_control_open();
         if (fd < 0)
                 return fd;
+        dlm_watch_now(&begin);
         minor = dlm_control_create(fd, name, flags | DLM_LSFL_NEWEXCL);
         if (minor < 0) {
                 close(fd);
                 return translate(minor);
         }
         /* udev sets its own mode before it makes the link: ours comes after. */
-        is_linked = dlm_watch_wait_for_link(name, LINK_TIMEOUT_MS);
+        is_linked = dlm_watch_wait_for_link(name, &begin, LINK_TIMEOUT_MS);
         r = dlm_node_set_access(name, access);
         if (r == 0)
                 r = dlm_node_stat(name, &node);

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct DlmWatch {
@@ -108,7 +109,20 @@ void dlm_watch_list(DlmWatchFunc *func, void *data)
                 closedir(dir);
 }
 
-gboolean dlm_watch_wait_for_link(const char *name, unsigned timeout_ms)
+void dlm_watch_now(struct timespec *ret_now)
+{
+        clock_gettime(CLOCK_REALTIME_COARSE, ret_now);
+}
+
+static gboolean is_linked(const char *path, const struct timespec *since)
+{
+        struct stat st;
+
+        return lstat(path, &st) == 0 &&
+               (st.st_ctim.tv_sec > since->tv_sec || (st.st_ctim.tv_sec == since->tv_sec && st.st_ctim.tv_nsec >= since->tv_nsec));
+}
+
+gboolean dlm_watch_wait_for_link(const char *name, const struct timespec *since, unsigned timeout_ms)
 {
         gint64 end = g_get_monotonic_time() + timeout_ms * G_TIME_SPAN_MILLISECOND;
         char path[sizeof("/dev/misc/dlm_") + LOCKSPACE_NAME_MAX];
@@ -116,13 +130,11 @@ gboolean dlm_watch_wait_for_link(const char *name, unsigned timeout_ms)
         gboolean is_there;
 
         g_snprintf(path, sizeof(path), "/dev/misc/dlm_%s", name);
-        if (access(path, F_OK) == 0)
-                return TRUE;
         pollfd.fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
         if (pollfd.fd < 0)
                 return FALSE;
-        inotify_add_watch(pollfd.fd, "/dev/misc", IN_CREATE | IN_MOVED_TO);
-        while (!(is_there = access(path, F_OK) == 0)) {
+        inotify_add_watch(pollfd.fd, "/dev/misc", IN_CREATE | IN_MOVED_TO | IN_ATTRIB);
+        while (!(is_there = is_linked(path, since))) {
                 gint64 left = end - g_get_monotonic_time();
                 char buffer[4096];
 

@@ -169,7 +169,8 @@ static gboolean space_idle(gpointer data)
 DlmChannel *dlm_space_channel(DlmSpace *space)
 {
         if (!space->channel) {
-                space->channel = dlm_channel_new(space->name, space->id, space->engine->mailbox, dlm_engine_deliver_report);
+                space->channel = dlm_channel_new(space->name, space->id, space->engine->options->spin_us,
+                                                 space->engine->mailbox, dlm_engine_deliver_report);
                 if (space->channel)
                         space->channels++;
         }

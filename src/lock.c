@@ -89,6 +89,7 @@ int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_loc
         lock->link.data = lock;
         lock->id = id_table_add(&tree->locks, lock);
         g_queue_push_tail_link(&resource->locks, &lock->link);
+        resource->lockspace->all_locks++;
         *ret_lock = lock;
         return 0;
 }
@@ -103,12 +104,18 @@ void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void
 void lock_free(Lock *lock)
 {
         Resource *resource = lock->resource;
+        Lockspace *lockspace = resource->lockspace;
 
         set_dropping(lock);
         g_queue_unlink(&resource->locks, &lock->link);
-        id_table_remove(&resource->lockspace->tree->locks, lock->id);
+        id_table_remove(&lockspace->tree->locks, lock->id);
         g_free(lock);
+        lockspace_ref(lockspace);               /* the resource may be its last user */
+        lockspace->all_locks--;
         resource_release(resource);
+        if (lockspace->all_locks == 0)
+                lockspace_drained(lockspace);
+        lockspace_unref(lockspace);
 }
 
 /* The flags with which a lock held in PW or EX hands its value on. */

@@ -13,8 +13,9 @@
  *   lockspace_release   busy here? else have the engine seal it
  *   sealed              with force: everything here dies now. Else start to
  *                       save: each keeper reads its value …
- *   saved_read          … and is unlocked; the last one brings us to
- *   save_finished       the engine's release
+ *   saved_read          … and is unlocked; when the last has, we drain: the
+ *                       unlocks on their way end …
+ *   lockspace_drained   … and the engine is to release it
  *   released            done; or EBUSY: restore: each value is written back
  *                       under EX, unless somebody has it there now, and the
  *                       keepers are back
@@ -119,7 +120,8 @@ void lockspace_die(Lockspace *lockspace, gboolean engine_knows)
         Tree *tree = lockspace->tree;
         g_autoptr(GList) resources = NULL;
         Request *request;
-        const gboolean is_midway = lockspace->state == LOCKSPACE_SAVING || lockspace->state == LOCKSPACE_RESTORING;
+        const gboolean is_midway = lockspace->state == LOCKSPACE_SAVING || lockspace->state == LOCKSPACE_DRAINING ||
+                                   lockspace->state == LOCKSPACE_RESTORING;
 
         if (lockspace->state == LOCKSPACE_DEAD)
                 return;
@@ -296,10 +298,19 @@ static void engine_release(Lockspace *lockspace)
                 released(lockspace, r, lockspace->id);
 }
 
+void lockspace_drained(Lockspace *lockspace)
+{
+        if (lockspace->state == LOCKSPACE_DRAINING)
+                engine_release(lockspace);
+}
+
 static void save_step_done(Lockspace *lockspace)
 {
-        if (--lockspace->pending == 0)
-                engine_release(lockspace);
+        if (--lockspace->pending > 0)
+                return;
+        lockspace->state = LOCKSPACE_DRAINING;
+        if (lockspace->all_locks == 0)
+                lockspace_drained(lockspace);
 }
 
 static void saved_read(Lock *keeper, int status, void *data)
