@@ -156,8 +156,9 @@ typedef struct EngineOps {
          * direction writes (from PW or EX to the same or a lower mode); may be
          * NULL when it does not. */
         int (*convert)(Engine *engine, uint32_t id, LockMode mode, uint32_t flags, const uint8_t *value);
-        /* @flags: 0, VALBLK (write @value, when PW or EX is held) or
-         * VALBLK|IVVALBLK (mark the value lost). */
+        /* @flags: 0 (leave the value alone), VALBLK (write @value, when PW or EX
+         * is held) or VALBLK|IVVALBLK (mark the value lost); they count when the
+         * lock's last request had VALBLK. */
         int (*unlock)(Engine *engine, uint32_t id, uint32_t flags, const uint8_t *value);
         /* Ask that the lock() or convert() in flight ends: it does, with
          * -ECANCELED or with what crossed. Harmless when nothing is in flight. */

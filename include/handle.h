@@ -18,7 +18,8 @@ struct Handle {
         HandleKind kind : 8;
         bool may_write : 1;                 /* the opener may lock CW, PW and EX */
         bool is_asked : 1;                  /* POLLPRI: somebody has waited for what we hold */
-        bool is_dead : 1;                   /* POLLERR|POLLHUP */
+        bool is_dead : 1;                       /* its lockspace is gone: POLLERR|POLLHUP */
+        bool is_ending : 1;                     /* the daemon is: POLLHUP */
         Tree *tree;
         struct fuse_pollhandle *poll;           /* NULL: nobody polls */
         union {

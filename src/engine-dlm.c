@@ -445,7 +445,9 @@ static void dlm_cancel(Engine *base, uint32_t id)
         DlmLock *lock = lock_find(engine, id);
         DlmCall call = { .verb = DLM_VERB_CANCEL };
 
-        if (!lock || lock->is_cancelling || !lock->space->channel || (lock->state != DLM_LOCK_WAITING && lock->state != DLM_LOCK_CONVERTING))
+        if (!lock || lock->is_cancelling || !lock->space->channel)
+                return;
+        if (lock->state != DLM_LOCK_WAITING && lock->state != DLM_LOCK_CONVERTING)
                 return;
         trace("dlm: lock %u: cancel", id);
         lock->is_cancelling = TRUE;

@@ -195,7 +195,7 @@ unsigned handle_poll(Handle *handle, struct fuse_pollhandle *poll)
                 handle->poll = poll;
         }
         return POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | (handle_is_file(handle) && is_asked(handle) ? POLLPRI : 0) |
-               (handle->is_dead ? POLLERR | POLLHUP : 0);
+               (handle->is_dead ? POLLERR | POLLHUP : 0) | (handle->is_ending ? POLLHUP : 0);
 }
 
 void handle_asked(Handle *handle)
@@ -224,7 +224,7 @@ void handle_set_dead(Handle *handle)
 
 void handle_shut_down(Handle *handle)
 {
-        handle->is_dead = TRUE;
+        handle->is_ending = TRUE;
         notify(handle);
         fail_holders(handle, -ESHUTDOWN);
 }

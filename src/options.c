@@ -232,6 +232,18 @@ static void texts_clear(Texts *texts)
         free(texts->spin);
 }
 
+/* What only the cluster's engine can do would be silently without effect. */
+static gboolean check_engine(const Options *options, GError **error)
+{
+        if (g_str_equal(options->engine, "dlm"))
+                return TRUE;
+        if (options->keep)
+                return fail(error, "keep: the engine \"%s\" has nothing to keep when it ends; leave it out, or say engine=dlm", options->engine);
+        if (options->lockspace_flags)
+                return fail(error, "lockspace_flags=%s: only the engine dlm has creation flags", options->lockspace_flags);
+        return TRUE;
+}
+
 static gboolean read_all(Parser *parser, GError **error)
 {
         Options *options = &parser->options;
@@ -240,7 +252,10 @@ static gboolean read_all(Parser *parser, GError **error)
                 return fail(error, "%s", parser->bad);
         if (options->help || options->version)
                 return TRUE;
-        return read_texts(&parser->texts, options, error) && read_mountpoint(options, error);
+        if (!options->engine)
+                options->engine = strdup("dlm");
+        return check_engine(options, error) && read_texts(&parser->texts, options, error) &&
+               read_mountpoint(options, error);
 }
 
 gboolean options_parse(int argc, char **argv, Options *ret_options, GError **error)
@@ -261,8 +276,6 @@ gboolean options_parse(int argc, char **argv, Options *ret_options, GError **err
         texts_clear(&parser.texts);
         g_free(parser.bad);
         parser.options.mount_args = args;
-        if (!parser.options.engine)
-                parser.options.engine = strdup("dlm");
         if (!ok) {
                 options_clear(&parser.options);
                 return FALSE;

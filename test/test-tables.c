@@ -1,0 +1,84 @@
+/*
+ * The id table, and what users are counted for.
+ */
+#include "id-table.h"
+#include "user.h"
+#include <errno.h>
+
+static void test_ids_are_small_and_come_again(void)
+{
+        IdTable table;
+        int objects[3];
+
+        id_table_init(&table);
+        g_assert_null(id_table_find(&table, 0));
+        g_assert_null(id_table_find(&table, 1));
+        for (int i = 0; i < 3; i++)
+                g_assert_cmpuint(id_table_add(&table, &objects[i]), ==, i + 1);
+        id_table_remove(&table, 2);
+        g_assert_null(id_table_find(&table, 2));
+        g_assert_true(id_table_find(&table, 3) == &objects[2]);
+        g_assert_cmpuint(id_table_add(&table, &objects[1]), ==, 2);
+        g_assert_cmpuint(table.count, ==, 3);
+        id_table_clear(&table);
+}
+
+static void test_a_walk_may_remove(void)
+{
+        IdTable table;
+        int objects[100];
+        uint32_t id = 0;
+        unsigned seen = 0;
+
+        id_table_init(&table);
+        for (int i = 0; i < 100; i++)
+                id_table_add(&table, &objects[i]);
+        while (id_table_next(&table, &id)) {
+                seen++;
+                id_table_remove(&table, id);
+        }
+        g_assert_cmpuint(seen, ==, 100);
+        g_assert_cmpuint(table.count, ==, 0);
+        id = 0;
+        g_assert_null(id_table_next(&table, &id));
+        id_table_clear(&table);
+}
+
+static void test_limits_are_per_user_and_thing(void)
+{
+        const Options options = { .max_files = 2, .max_locks = 1, .max_waiters = 0 };
+        Users *users = users_new(&options);
+
+        g_assert_cmpint(users_charge(users, 7, USER_FILE), ==, 0);
+        g_assert_cmpint(users_charge(users, 7, USER_FILE), ==, 0);
+        g_assert_cmpint(users_charge(users, 7, USER_FILE), ==, -ENOSPC);
+        g_assert_cmpint(users_charge(users, 8, USER_FILE), ==, 0);
+        g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, 0);
+        g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, -ENOLCK);
+        for (int i = 0; i < 100; i++)           /* 0: any number */
+                g_assert_cmpint(users_charge(users, 7, USER_WAITER), ==, 0);
+        users_discharge(users, 7, USER_FILE);
+        g_assert_cmpint(users_charge(users, 7, USER_FILE), ==, 0);
+        users_free(users);
+}
+
+static void test_root_is_not_counted(void)
+{
+        const Options options = { .max_files = 1, .max_locks = 1, .max_waiters = 1 };
+        Users *users = users_new(&options);
+
+        for (int i = 0; i < 10; i++)
+                g_assert_cmpint(users_charge(users, 0, USER_LOCK), ==, 0);
+        users_discharge(users, 0, USER_LOCK);
+        users_free(users);
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/tables/ids-are-small-and-come-again", test_ids_are_small_and_come_again);
+        g_test_add_func("/tables/a-walk-may-remove", test_a_walk_may_remove);
+        g_test_add_func("/tables/limits-are-per-user-and-thing", test_limits_are_per_user_and_thing);
+        g_test_add_func("/tables/root-is-not-counted", test_root_is_not_counted);
+        return g_test_run();
+}
