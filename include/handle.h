@@ -16,8 +16,7 @@ typedef enum HandleKind {
 struct Handle {
         uint32_t id;
         HandleKind kind : 8;
-        bool may_write : 1;                 /* the opener may lock CW, PW and EX */
-        bool is_asked : 1;                  /* POLLPRI: somebody has waited for what we hold */
+        bool may_write : 1;                     /* the opener may lock CW, PW and EX */
         bool is_dead : 1;                       /* its lockspace is gone: POLLERR|POLLHUP */
         bool is_ending : 1;                     /* the daemon is: POLLHUP */
         Tree *tree;
