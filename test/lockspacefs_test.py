@@ -533,9 +533,13 @@ class Daemon:
         assert self.process.returncode == 0, f"lockspacefs ended with status {self.process.returncode}"
 
     def _clean_up(self):
+        """Whatever state it is in: gone, and a well one takes its lockspaces along."""
         end_children()
-        if self.process.poll() is None:
-            self.kill()
+        for attempt in [self.process.terminate, self.process.terminate, self.process.kill]:
+            if self.process.poll() is None:
+                attempt()
+                wait_for_exit(self.pid, 5)
+                self.process.poll()
         while is_mounted(self.mountpoint):
             umount(self.mountpoint, lazily=True)
         if self in Daemon.running:

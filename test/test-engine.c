@@ -56,7 +56,7 @@ static const char *status_text(int status)
 static void record_completed(void *data, uint32_t id, int status, unsigned flags, const uint8_t *value)
 {
         Recorder *rec = data;
-        g_autofree char *text = value ? g_strdup_printf("=\"%.*s\"", VALUE_LEN, (const char *) value) : NULL;
+        g_autofree char *text = value ? g_strdup_printf("=\"%.*s\"", VALUE_LEN, (const char *)value) : NULL;
 
         rec->completed++;
         note(rec, "%u %s%s%s%s", id, status_text(status), flags & DLM_SBF_DEMOTED ? "+demoted" : "",
@@ -137,7 +137,7 @@ static int try_lock(Recorder *rec, const char *name, uint32_t id, LockMode mode,
                 .id = id,
                 .mode = mode,
                 .flags = flags,
-                .name = (const uint8_t *) name,
+                .name = (const uint8_t *)name,
                 .name_len = strlen(name),
         };
 
@@ -218,7 +218,7 @@ static void create(Recorder *rec, const char *name)
 
 static void set_up(Recorder *rec, gconstpointer unused)
 {
-        *rec = (Recorder) { .log = g_string_new(NULL) };
+        *rec = (Recorder){ .log = g_string_new(NULL) };
         g_assert_true(ops->start(&options, &recorder_events, rec, &rec->engine, NULL));
         create(rec, "alpha");
 }
@@ -534,7 +534,7 @@ static void test_invalid_requests(Recorder *rec, gconstpointer unused)
                 uint32_t flags;
         } bad[] = {
                 { MODE_COUNT, 0 },
-                { (LockMode) -1, 0 },
+                { (LockMode)-1, 0 },
                 { MODE_EX, DLM_LKF_QUECVT },
                 { MODE_EX, DLM_LKF_CONVDEADLK },
                 { MODE_EX, DLM_LKF_CONVERT },
@@ -575,7 +575,7 @@ static void test_invalid_conversions(Recorder *rec, gconstpointer unused)
         for (size_t i = 0; i < G_N_ELEMENTS(bad); i++)
                 g_assert_cmpint(try_convert(rec, 1, MODE_PR, bad[i], NULL), ==, -EINVAL);
         g_assert_cmpint(try_convert(rec, 1, MODE_COUNT, 0, NULL), ==, -EINVAL);
-        g_assert_cmpint(try_convert(rec, 1, (LockMode) -1, 0, NULL), ==, -EINVAL);
+        g_assert_cmpint(try_convert(rec, 1, (LockMode)-1, 0, NULL), ==, -EINVAL);
         expect(rec, "");
         expect_mode(rec, "resource", MODE_CR);
 }
@@ -932,6 +932,24 @@ static void test_conversion_put_in_front_waits_for_who_may_not_be_demoted(Record
         expect(rec, "2 ok, 1 ok");
 }
 
+static void test_conversion_put_in_front_demotes_nobody_without_need(Recorder *rec, gconstpointer unused)
+{
+        lock(rec, 1, MODE_PR, 0);
+        lock(rec, 2, MODE_CR, 0);
+        lock(rec, 3, MODE_NL, 0);
+        lock(rec, 4, MODE_CR, 0);
+        forget(rec);
+        convert(rec, 2, MODE_PW, DLM_LKF_CONVDEADLK);
+        convert(rec, 3, MODE_PW, DLM_LKF_HEADQUE);
+        expect(rec, "1 blocks PW");
+        unlock(rec, 4);                         /* its CR was nobody's hindrance */
+        expect(rec, "4 ok");
+        unlock(rec, 1);
+        expect(rec, "1 ok, 3 ok, 3 blocks PW");
+        unlock(rec, 3);
+        expect(rec, "3 ok, 2 ok");
+}
+
 /* --- cancel --- */
 
 static void test_cancelled_waiter_is_gone(Recorder *rec, gconstpointer unused)
@@ -1074,6 +1092,25 @@ static void test_blocking_stays_told_when_a_conversion_fails(Recorder *rec, gcon
         expect(rec, "2 deadlock");
         cancel(rec, 1);
         expect(rec, "1 cancelled");
+}
+
+static void test_told_lock_stays_told_beside_others(Recorder *rec, gconstpointer unused)
+{
+        lock(rec, 1, MODE_PR, 0);
+        lock(rec, 2, MODE_EX, 0);
+        cancel(rec, 2);
+        lock(rec, 3, MODE_PR, 0);
+        expect(rec, "1 ok, 1 blocks EX, 2 cancelled, 3 ok");
+        convert(rec, 1, MODE_CW, 0);
+        cancel(rec, 1);
+        expect(rec, "3 blocks CW, 1 cancelled");
+        lock(rec, 4, MODE_PR, 0);
+        lock(rec, 5, MODE_EX, 0);               /* 4 has heard nothing, 3 of CW, 1 of EX */
+        ops->dispatch(rec->engine);
+        g_assert_cmpuint(rec->blocking, ==, 4);
+        g_assert_nonnull(strstr(rec->log->str, "3 blocks EX"));
+        g_assert_nonnull(strstr(rec->log->str, "4 blocks EX"));
+        g_string_truncate(rec->log, 0);
 }
 
 static void test_refused_request_tells_only_when_asked_to(Recorder *rec, gconstpointer unused)
@@ -1235,8 +1272,9 @@ static void test_release_with_force_ends_every_lock(Recorder *rec, gconstpointer
         lock_on(rec, "other", 6, MODE_PR, 0);
         convert(rec, 4, MODE_EX, 0);            /* converting */
         unlock(rec, 10);                        /* in another lockspace */
+        g_assert_cmpint(ops->set_attr(rec->engine, alpha, &attr, record_done, rec), ==, 0);
         g_assert_cmpint(ops->release(rec->engine, alpha, TRUE, record_done, rec), ==, 0);
-        expect(rec, "10 ok, done 0");
+        expect(rec, "10 ok, done 0, done 0");
         for (uint32_t id = 1; id <= 6; id++) {
                 g_assert_cmpint(ops->unlock(rec->engine, id, 0, NULL), ==, -ESTALE);
                 g_assert_cmpint(try_convert(rec, id, MODE_NL, 0, NULL), ==, -ESTALE);
@@ -1338,17 +1376,19 @@ static void lock_many(Recorder *rec, uint32_t n)
         forget(rec);
 }
 
-static double us_per_lock(Recorder *rec, uint32_t n)
+#define ROUNDS 5
+
+/* The best of some rounds: others may want the processor too. */
+static double us_per_lock(Recorder *rec, uint32_t n, unsigned repeats)
 {
         double best = G_MAXDOUBLE;
-        const unsigned repeats = n < 1000 ? 200 : 1;
 
-        for (unsigned i = 0; i < repeats; i++) {
-                gint64 start = g_get_monotonic_time();
+        for (unsigned i = 0; i < ROUNDS; i++) {
+                gint64 start_us = g_get_monotonic_time();
 
                 for (unsigned j = 0; j < repeats; j++)
                         lock_many(rec, n);
-                best = MIN(best, (double) (g_get_monotonic_time() - start) / repeats / n);
+                best = MIN(best, (double)(g_get_monotonic_time() - start_us) / repeats / n);
         }
         return best;
 }
@@ -1356,19 +1396,19 @@ static double us_per_lock(Recorder *rec, uint32_t n)
 static void test_cost_does_not_grow_with_the_number_of_locks(Recorder *rec, gconstpointer unused)
 {
         const uint32_t n = 100000;
-        double few, many;
+        double few_us, many_us;
 
         rec->is_quiet = TRUE;
-        few = us_per_lock(rec, 10);
+        few_us = us_per_lock(rec, 10, n / 100);
         rec->completed = rec->blocking = 0;
-        many = us_per_lock(rec, n);
-        g_test_message("%.2f us per lock with 10, %.2f with %u", few, many, n);
+        many_us = us_per_lock(rec, n, 1);
+        g_test_message("%.2f us per lock with 10, %.2f with %u", few_us, many_us, n);
 
-        /* each holder hears once of all who want EX, the one of the conversions */
-        g_assert_cmpuint(rec->blocking, ==, n + 1);
-        /* lock, convert, convert, unlock; the n in their way; lock, unlock; the one */
-        g_assert_cmpuint(rec->completed, ==, 4 * n + n + 2 * n + 2);
-        g_assert_cmpfloat(many, <, 10 * few);
+        /* each holder hears once of all who want EX, and so does the one of the conversions */
+        g_assert_cmpuint(rec->blocking, ==, ROUNDS * (n + 1));
+        /* those that hold: lock, two conversions, unlock; those in their way; the waiters: lock, unlock; the one */
+        g_assert_cmpuint(rec->completed, ==, ROUNDS * (4 * n + n + 2 * n + 2));
+        g_assert_cmpfloat(many_us, <, 10 * few_us);
 }
 
 static void add(const char *name, void (*test)(Recorder *rec, gconstpointer unused))
@@ -1426,6 +1466,8 @@ int main(int argc, char **argv)
         add("demoted-lock-is-granted-when-that-was-all", test_demoted_lock_is_granted_when_that_was_all);
         add("conversion-put-in-front-sees-to-deadlocks-later", test_conversion_put_in_front_sees_to_deadlocks_later);
         add("conversion-put-in-front-waits-for-who-may-not-be-demoted", test_conversion_put_in_front_waits_for_who_may_not_be_demoted);
+        add("conversion-put-in-front-demotes-nobody-without-need",
+            test_conversion_put_in_front_demotes_nobody_without_need);
         add("cancelled-waiter-is-gone", test_cancelled_waiter_is_gone);
         add("cancelled-conversion-keeps-its-mode", test_cancelled_conversion_keeps_its_mode);
         add("cancelled-conversion-that-gave-way-has-nl", test_cancelled_conversion_that_gave_way_has_nl);
@@ -1434,6 +1476,7 @@ int main(int argc, char **argv)
         add("blocking-is-for-incompatible-holders", test_blocking_is_for_incompatible_holders);
         add("blocking-is-armed-again-by-a-conversion", test_blocking_is_armed_again_by_a_conversion);
         add("blocking-stays-told-when-a-conversion-fails", test_blocking_stays_told_when_a_conversion_fails);
+        add("told-lock-stays-told-beside-others", test_told_lock_stays_told_beside_others);
         add("refused-request-tells-only-when-asked-to", test_refused_request_tells_only_when_asked_to);
         add("noqueuebast-tells-converting-locks-but-not-itself", test_noqueuebast_tells_converting_locks_but_not_itself);
         add("new-holders-hear-of-those-who-wait-already", test_new_holders_hear_of_those_who_wait_already);

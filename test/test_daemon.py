@@ -212,8 +212,8 @@ def test_the_kernel_checks_permissions(mount):
 
 def test_d_traces_operations(make_daemon):
     quiet, verbose = make_daemon(), make_daemon("-d")
-    for daemon in [quiet, verbose]:
-        (daemon.mountpoint / "web").mkdir()
+    for daemon, name in [(quiet, "one"), (verbose, "two")]:
+        (daemon.mountpoint / name).mkdir()
     assert "mkdir" in verbose.log
     assert "mkdir" not in quiet.log
 

@@ -5,8 +5,9 @@ import signal
 
 import pytest
 
-from locking import WAYS, errno_name, held, is_free, lock, raw_lock, raw_take, taken, unlock, wait_until_queued
-from lockspacefs_test import Child, get, make_lockspace, opened, put, remove_lockspace, touch, wait_until, waiters
+from locking import WAYS, by, errno_name, held, lock, raw_lock, raw_take, taken, unlock, wait_until_queued
+from lockspacefs_test import (Child, get, locks, make_lockspace, opened, put, remove_lockspace, touch, wait_until,
+                              waiters)
 
 
 def obey(peer, way):
@@ -137,6 +138,48 @@ def test_a_try_never_says_edeadlk(files):
         assert errno_name(raw_lock("posix", fd, "ex")) == "EDEADLK"
 
 
+def test_a_circle_through_the_queue(files):
+    """c may share r with a, but stands in the queue behind b, who waits for a."""
+    r, s = files[:2]
+    a, b, c = Locker(), Locker(), Locker()
+    assert (a.take(r, "pr"), c.take(s)) == (0, 0)
+    b.wait_for(r, "ex")
+    c.wait_for(r, "pr")
+    assert a.take(s) == "EDEADLK"
+    assert a.drop(r) == 0
+    assert b.answer() == 0
+    assert b.drop(r) == 0
+    assert c.answer() == 0
+
+
+def test_a_circle_that_the_queue_closes(files):
+    """As above, but it is c, who comes last, that would wait in vain."""
+    r, s = files[:2]
+    a, b, c = Locker(), Locker(), Locker()
+    assert (a.take(r, "pr"), c.take(s)) == (0, 0)
+    b.wait_for(r, "ex")
+    a.wait_for(s)
+    assert c.take(r, "pr") == "EDEADLK"
+    assert c.drop(s) == 0
+    assert a.answer() == 0
+
+
+def test_a_circle_through_one_of_several_readers(files):
+    """A writer waits for every reader, not just for the first."""
+    r, s = files[:2]
+    for culprit in (0, 1, 2):
+        readers, writer = [Locker() for _ in range(3)], Locker()
+        assert [reader.take(r, "pr") for reader in readers] == [0, 0, 0]
+        assert writer.take(s) == 0
+        readers[culprit].wait_for(s)
+        assert writer.take(r) == "EDEADLK"
+        assert writer.drop(s) == 0
+        assert readers[culprit].answer() == 0
+        for locker in (*readers, writer):
+            locker.child.kill()
+        wait_until(lambda: not locks(r.parent))
+
+
 # --- what is no circle -----------------------------------------------------
 
 def test_a_chain_is_no_circle(files):
@@ -211,13 +254,12 @@ def test_of_two_changes_to_write_the_second_is_refused_and_keeps_its_lock(files,
     assert (a.take(r, "pr"), b.take(r, "pr")) == (0, 0)
     a.wait_for(r, "ex")
     assert b.take(r, "ex") == "EDEADLK"
-    rows = waiters(r.parent)
-    assert [row["pid"] for row in rows] == [a.child.pid]
-    assert is_free(r.parent, r.name, "cr") and not is_free(r.parent, r.name, "ex")
+    rows = {row["pid"]: (row["state"], row["mode"], row["by"]) for row in locks(r.parent)}
+    assert rows == {a.child.pid: ("converting", "PR", by(way)), b.child.pid: ("held", "PR", by(way))}
     assert not a.child.has_said()
     assert b.drop(r) == 0
     assert a.answer() == 0
-    assert held(r.parent, r.name) == [("ex", way)]
+    assert held(r.parent, r.name) == [("ex", by(way))]
 
 
 def test_of_two_flock_changes_one_gives_way_and_both_get_it(files):

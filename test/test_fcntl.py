@@ -1,15 +1,16 @@
 """Locks by fcntl(2): POSIX locks, which processes own, and OFD locks, which open files own."""
 
 import errno
+import itertools
 import os
 import sys
 import threading
 
 import pytest
 
-from locking import (COMPATIBLE, FCNTL_WAYS, OFFSET_MAX, getlk, held, is_free, is_queued, let_go, lock, start_holder,
-                     start_waiter, take, taken, try_lock, unlock, wait_until_queued)
-from lockspacefs_test import MODES, NOBODY, Child, locks, opened, raises_errno, run_as, touch
+from locking import (COMPATIBLE, FCNTL_WAYS, OFFSET_MAX, by, getlk, held, is_free, is_queued, let_go, lock, raw_lock,
+                     start_holder, start_waiter, take, taken, try_lock, unlock, wait_until_queued)
+from lockspacefs_test import MODES, NOBODY, TIMEOUT, Child, locks, opened, raises_errno, run_as, touch, wait_for_waiters
 
 CREATE = os.O_RDWR | os.O_CREAT
 UNLOCKED = "un"
@@ -31,21 +32,21 @@ def try_elsewhere(way, path, mode="ex"):
 
 @pytest.mark.parametrize("way", FCNTL_WAYS)
 @pytest.mark.parametrize("other", FCNTL_WAYS)
-@pytest.mark.parametrize("first, second", [("pr", "pr"), ("pr", "ex"), ("ex", "pr"), ("ex", "ex")])
-def test_read_locks_share_and_write_locks_do_not(lockspace, way, other, first, second):
-    with taken(way, lockspace, "r", first):
-        assert try_elsewhere(other, lockspace / "r", second) == (first == second == "pr")
-    assert try_elsewhere(other, lockspace / "r", second)
+def test_read_locks_share_and_write_locks_do_not(lockspace, way, other):
+    for first, second in itertools.product(("pr", "ex"), repeat=2):
+        with taken(way, lockspace, "r", first):
+            assert try_elsewhere(other, lockspace / "r", second) == (first == second == "pr"), (first, second)
+        assert try_elsewhere(other, lockspace / "r", second)
 
 
 @pytest.mark.parametrize("way", FCNTL_WAYS)
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fcntl_mode", ["pr", "ex"])
-def test_rdlck_is_pr_and_wrlck_is_ex_towards_mode_directories(lockspace, way, fcntl_mode, mode):
-    with taken(way, lockspace, "r", fcntl_mode):
-        assert is_free(lockspace, "r", mode) == (mode in COMPATIBLE[fcntl_mode])
-    with taken("open", lockspace, "r", mode), opened(lockspace / "r", CREATE) as fd:
-        assert try_lock(way, fd, fcntl_mode) == (mode in COMPATIBLE[fcntl_mode])
+def test_rdlck_is_pr_and_wrlck_is_ex_towards_mode_directories(lockspace, way, fcntl_mode):
+    for mode in MODES:
+        with taken(way, lockspace, "r", fcntl_mode):
+            assert is_free(lockspace, "r", mode) == (mode in COMPATIBLE[fcntl_mode]), mode
+        with taken("open", lockspace, "r", mode), opened(lockspace / "r", CREATE) as fd:
+            assert try_lock(way, fd, fcntl_mode) == (mode in COMPATIBLE[fcntl_mode]), mode
 
 
 @pytest.mark.parametrize("way", FCNTL_WAYS)
@@ -55,7 +56,7 @@ def test_a_refused_try_says_eagain_and_keeps_the_read_lock(lockspace, way):
         for _ in range(3):
             with raises_errno(errno.EAGAIN):
                 lock(way, fd, "ex", wait=False)
-        assert held(lockspace, "r") == [("pr", way), ("pr", way)]
+        assert held(lockspace, "r") == [("pr", by(way)), ("pr", by(way))]
         let_go(reader)
         assert not is_free(lockspace, "r", "ex")
         assert try_lock(way, fd, "ex")
@@ -66,7 +67,7 @@ def test_locks_change_in_place(lockspace, way):
     with opened(lockspace / "r", CREATE) as fd:
         for mode in ("pr", "ex", "ex", "pr", "pr", "ex"):
             lock(way, fd, mode)
-            assert held(lockspace, "r") == [(mode, way)]
+            assert held(lockspace, "r") == [(mode, by(way))]
         unlock(way, fd)
         unlock(way, fd)
         assert locks(lockspace) == []
@@ -97,7 +98,7 @@ def test_a_waiter_gets_it_when_the_holder_lets_go(lockspace, way, end):
     else:
         holder.say(end)
     waiter.wait_for("locked")
-    assert held(lockspace, "r") == [("ex", way)]
+    assert held(lockspace, "r") == [("ex", by(way))]
 
 
 @pytest.mark.parametrize("way", FCNTL_WAYS)
@@ -112,7 +113,7 @@ def test_a_waiting_change_to_write_goes_on_when_the_readers_are_gone(lockspace, 
     upgrader = wait_until_queued(lockspace, Child(upgrade))
     let_go(reader)
     upgrader.wait_for("locked")
-    assert held(lockspace, "r") == [("ex", way)]
+    assert held(lockspace, "r") == [("ex", by(way))]
 
 
 @pytest.mark.parametrize("way", FCNTL_WAYS)
@@ -134,23 +135,22 @@ def test_write_to_read_never_waits_and_lets_the_readers_in(lockspace, way):
 def test_the_whole_file_can_be_locked(lockspace, way, part):
     with opened(lockspace / "r", CREATE) as fd:
         lock(way, fd, "ex", **part)
-        assert held(lockspace, "r") == [("ex", way)]
+        assert held(lockspace, "r") == [("ex", by(way))]
         assert getlk(way, fd, "ex", **part)[0] == UNLOCKED
         unlock(way, fd, **part)
         assert locks(lockspace) == []
 
 
 @pytest.mark.parametrize("way", FCNTL_WAYS)
-@pytest.mark.parametrize("wait", [False, True])
-@pytest.mark.parametrize("mode", ["pr", "ex"])
 @pytest.mark.parametrize("part", [
     {"start": 1}, {"length": 1}, {"start": 1, "length": 1}, {"length": 32}, {"start": 1 << 40},
 ], ids=["from 1", "the first", "the second", "the value", "beyond"])
-def test_a_part_of_a_file_cannot_be_locked(lockspace, way, wait, mode, part):
+def test_a_part_of_a_file_cannot_be_locked(lockspace, way, part):
     with opened(lockspace / "r", CREATE) as fd:
-        with raises_errno(errno.EOPNOTSUPP):
-            lock(way, fd, mode, wait=wait, **part)
-        assert locks(lockspace) == []
+        for mode, wait in itertools.product(("pr", "ex"), (False, True)):
+            with raises_errno(errno.EOPNOTSUPP):
+                lock(way, fd, mode, wait=wait, **part)
+            assert locks(lockspace) == []
 
 
 @pytest.mark.parametrize("way", FCNTL_WAYS)
@@ -158,14 +158,14 @@ def test_a_part_of_a_file_cannot_be_unlocked(lockspace, way):
     with taken(way, lockspace, "r") as fd:
         with raises_errno(errno.EOPNOTSUPP):
             unlock(way, fd, length=1)
-        assert held(lockspace, "r") == [("ex", way)]
+        assert held(lockspace, "r") == [("ex", by(way))]
 
 
 @pytest.mark.parametrize("way, command", [("posix", os.F_TLOCK), ("posix", os.F_LOCK)])
 def test_lockf_of_the_c_library_locks_too(lockspace, way, command):
     with opened(lockspace / "r", CREATE) as fd:
         os.lockf(fd, command, 0)
-        assert held(lockspace, "r") == [("ex", way)]
+        assert held(lockspace, "r") == [("ex", by(way))]
         assert not try_elsewhere(way, lockspace / "r", "pr")
         os.lockf(fd, os.F_ULOCK, 0)
         assert locks(lockspace) == []
@@ -227,14 +227,14 @@ def test_getlk_goes_by_the_modes(lockspace, mode):
 # --- open modes and permissions --------------------------------------------
 
 @pytest.mark.parametrize("way", FCNTL_WAYS)
-@pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("flags, refused, granted", [(os.O_RDONLY, "ex", "pr"), (os.O_WRONLY, "pr", "ex")])
-def test_the_open_mode_must_match(lockspace, way, wait, flags, refused, granted):
+def test_the_open_mode_must_match(lockspace, way, flags, refused, granted):
     touch(lockspace / "r")
-    with opened(lockspace / "r", flags) as fd:
-        with raises_errno(errno.EBADF):
-            lock(way, fd, refused, wait=wait)
-        lock(way, fd, granted, wait=wait)
+    for wait in (False, True):
+        with opened(lockspace / "r", flags) as fd:
+            with raises_errno(errno.EBADF):
+                lock(way, fd, refused, wait=wait)
+            lock(way, fd, granted, wait=wait)
 
 
 @pytest.mark.parametrize("way", FCNTL_WAYS)
@@ -275,6 +275,86 @@ def test_threads_share_a_posix_lock(lockspace):
         thread.start()
         thread.join()
     assert answers == [True]
+
+
+def start_thread(function):
+    """A thread of this process; join() returns what it returned."""
+    class Thread(threading.Thread):
+        def run(self):
+            self.result = function()
+
+        def join(self, timeout=TIMEOUT):
+            super().join(timeout)
+            assert not self.is_alive()
+            return self.result
+
+    thread = Thread(daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("call", ["close", "unlock", "try"])
+def test_a_waiting_thread_is_not_disturbed_by_what_another_does(lockspace, call):
+    """Close and unlock drop what the process has; the thread goes on waiting for what it wants."""
+    def use(peer):
+        with opened(lockspace / "r") as fd:
+            lock("posix", fd, "pr")
+            thread = start_thread(lambda: raw_lock("posix", fd, "ex"))
+            peer.say("waiting")
+            peer.wait_for("go on")
+            with opened(lockspace / "r") as another:
+                if call == "unlock":
+                    unlock("posix", another)
+                if call == "try":
+                    assert not try_lock("posix", another, "ex")
+            peer.say("done")
+            assert thread.join() == 0
+            peer.say("locked")
+            peer.wait_for("release")
+
+    with taken("flock", lockspace, "r", "pr"):
+        child = Child(use)
+        child.wait_for("waiting")
+        wait_for_waiters(lockspace)
+        child.say("go on")
+        child.wait_for("done")
+        assert held(lockspace, "r") == [("pr", "flock")]
+        assert len(wait_for_waiters(lockspace)) == 1
+        assert not child.has_said()
+    child.wait_for("locked")
+    assert held(lockspace, "r") == [("ex", "posix")]
+
+
+def test_two_threads_may_wait_for_one_lock(lockspace):
+    def use(peer):
+        with opened(lockspace / "r") as a, opened(lockspace / "r") as b:
+            threads = [start_thread(lambda: raw_lock("posix", a)), start_thread(lambda: raw_lock("posix", b))]
+            assert [thread.join() for thread in threads] == [0, 0]
+            peer.say("locked")
+            peer.wait_for("release")
+
+    with taken("flock", lockspace, "r"):
+        child = Child(use)
+        wait_for_waiters(lockspace)
+    child.wait_for("locked")
+    assert held(lockspace, "r") == [("ex", "posix")]
+    let_go(child)
+    assert is_free(lockspace, "r")
+
+
+def test_getlk_names_the_process_although_the_thread_has_ended(lockspace):
+    def hold_by_thread(peer):
+        fd = start_thread(lambda: take("posix", lockspace, "r")).join()
+        peer.say("locked")
+        peer.wait_for("release")
+        os.close(fd)
+
+    child = Child(hold_by_thread)
+    child.wait_for("locked")
+    with opened(lockspace / "r") as fd:
+        assert getlk("posix", fd, "ex") == ("ex", os.SEEK_SET, 0, 0, child.pid)
+    row, = locks(lockspace)
+    assert row["pid"] == child.pid
 
 
 def test_closing_any_descriptor_of_the_file_drops_the_process_lock(lockspace):
@@ -345,7 +425,7 @@ def test_closing_another_open_file_keeps_an_ofd_lock(lockspace):
         with opened(lockspace / "r", os.O_RDONLY):
             pass
         os.close(os.dup(fd))
-        assert held(lockspace, "r") == [("ex", "ofd")]
+        assert held(lockspace, "r") == [("ex", by("ofd"))]
         assert not try_elsewhere("ofd", lockspace / "r")
 
 

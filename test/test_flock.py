@@ -2,15 +2,17 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import socket
+import threading
 
 import pytest
 
-from locking import (COMPATIBLE, WAYS, held, is_free, is_queued, let_go, lock, start_holder, start_waiter, take, taken,
-                     try_lock, unlock, wait_until_queued)
+from locking import (COMPATIBLE, WAYS, by, held, is_free, is_queued, let_go, lock, start_holder, start_waiter, take,
+                     taken, try_lock, unlock, wait_until_queued)
 from lockspacefs_test import (MODES, NOBODY, Child, get, locks, make_lockspace, opened, put, raises_errno,
-                              remove_lockspace, run_as, touch, wait_until)
+                              remove_lockspace, run_as, touch, wait_for_waiters, wait_until)
 
 CREATE = os.O_RDWR | os.O_CREAT
 
@@ -25,33 +27,35 @@ def test_shared_locks_share_and_exclusive_ones_do_not(lockspace, first, second, 
         assert try_lock("flock", b, second) == shares
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("flock_mode", ["pr", "ex"])
-def test_shared_is_pr_and_exclusive_is_ex_towards_mode_directories(lockspace, flock_mode, mode):
-    with taken("flock", lockspace, "r", flock_mode):
-        assert is_free(lockspace, "r", mode) == (mode in COMPATIBLE[flock_mode])
-    with taken("open", lockspace, "r", mode), opened(lockspace / "r", CREATE) as fd:
-        assert try_lock("flock", fd, flock_mode) == (mode in COMPATIBLE[flock_mode])
+def test_shared_is_pr_and_exclusive_is_ex_towards_mode_directories(lockspace, flock_mode):
+    for mode in MODES:
+        with taken("flock", lockspace, "r", flock_mode):
+            assert is_free(lockspace, "r", mode) == (mode in COMPATIBLE[flock_mode]), mode
+        with taken("open", lockspace, "r", mode), opened(lockspace / "r", CREATE) as fd:
+            assert try_lock("flock", fd, flock_mode) == (mode in COMPATIBLE[flock_mode]), mode
+
+
+@pytest.mark.parametrize("first", WAYS)
+def test_all_ways_of_locking_exclude_each_other_between_processes(lockspace, first):
+    for held_mode in ("pr", "ex"):
+        holder = start_holder(first, lockspace, "r", held_mode)
+        for way, mode in itertools.product(WAYS, ("pr", "ex")):
+            assert is_free(lockspace, "r", mode, way) == (held_mode == mode == "pr"), (way, mode)
+        let_go(holder)
+        for way, mode in itertools.product(WAYS, ("pr", "ex")):
+            assert is_free(lockspace, "r", mode, way), (way, mode)
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("first", WAYS)
-@pytest.mark.parametrize("modes", [("ex", "ex"), ("ex", "pr"), ("pr", "ex"), ("pr", "pr")])
-def test_all_ways_of_locking_exclude_each_other_between_processes(lockspace, first, way, modes):
-    holder = start_holder(first, lockspace, "r", modes[0])
-    assert is_free(lockspace, "r", modes[1], way) == (modes == ("pr", "pr"))
-    let_go(holder)
-    assert is_free(lockspace, "r", modes[1], way)
-
-
-@pytest.mark.parametrize("way, mode", [(way, mode) for way in WAYS for mode in ("pr", "ex")])
-def test_locks_tells_how_each_lock_was_taken(lockspace, way, mode):
-    with taken(way, lockspace, "r", mode):
-        row, = locks(lockspace)
-        assert (row["resource"], row["state"], row["mode"].lower(), row["wanted"]) == ("r", "held", mode, "-")
-        assert row["by"] == way
-        assert row["pid"] == os.getpid()
-    assert locks(lockspace) == []
+def test_locks_tells_how_each_lock_was_taken(lockspace, way):
+    for mode in ("PR", "EX"):
+        with taken(way, lockspace, "r", mode.lower()):
+            row, = locks(lockspace)
+            assert (row["resource"], row["state"], row["mode"], row["wanted"]) == ("r", "held", mode, "-")
+            assert row["by"] == by(way)
+            assert row["pid"] == os.getpid()
+        assert locks(lockspace) == []
 
 
 def test_waiters_and_conversions_are_told_apart_in_locks(lockspace):
@@ -81,7 +85,7 @@ def test_flock_and_fcntl_on_one_open_file_are_two_locks(lockspace, way):
         assert not try_lock("flock", fd, "pr")
         unlock(way, fd)
         assert try_lock("flock", fd, "pr") and try_lock(way, fd, "pr")
-        assert held(lockspace, "r") == [("pr", "flock"), ("pr", way)]
+        assert held(lockspace, "r") == [("pr", "flock"), ("pr", by(way))]
 
 
 def test_resources_and_lockspaces_are_apart(lockspace, mount):
@@ -189,7 +193,7 @@ def test_exclusive_to_shared_lets_the_readers_in(lockspace):
         lock("flock", fd, "pr")
         for reader in readers:
             reader.wait_for("locked")
-        assert held(lockspace, "r") == sorted([("pr", "flock"), *(("pr", way) for way in WAYS)])
+        assert held(lockspace, "r") == sorted([("pr", "flock"), *(("pr", by(way)) for way in WAYS)])
 
 
 def test_exclusive_to_shared_never_waits(lockspace):
@@ -204,15 +208,15 @@ def test_exclusive_to_shared_never_waits(lockspace):
 
 # --- waiting and queues ----------------------------------------------------
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("first", WAYS)
-def test_a_waiter_gets_it_when_the_holder_closes(lockspace, first, way):
-    fd = take(first, lockspace, "r")
-    child = start_waiter(way, lockspace, "r")
-    assert not child.has_said()
-    os.close(fd)
-    child.wait_for("locked")
-    assert held(lockspace, "r") == [("ex", way)]
+def test_a_waiter_gets_it_when_the_holder_closes(lockspace, first):
+    for way in WAYS:
+        with taken(first, lockspace, "r"):
+            child = start_waiter(way, lockspace, "r")
+            assert not child.has_said()
+        child.wait_for("locked")
+        assert held(lockspace, "r") == [("ex", by(way))]
+        let_go(child)
 
 
 def test_a_waiter_gets_it_when_the_holder_unlocks(lockspace):
@@ -375,6 +379,29 @@ def test_two_processes_may_wait_on_one_open_file(lockspace):
     assert is_free(lockspace, "r")
 
 
+def test_who_waits_on_an_open_file_is_not_disturbed_when_another_there_is_killed(lockspace):
+    def wait(peer, fd):
+        peer.say("there")
+        lock("flock", fd, "ex")
+        peer.say("locked")
+        peer.wait_for("release")
+
+    for victim in (0, 1):
+        with taken("flock", lockspace, "r"):
+            fd = os.open(lockspace / "r", os.O_RDWR | os.O_CLOEXEC)
+            children = [wait_until_queued(lockspace, Child(wait, fd, keep=(fd,)))]
+            children.append(Child(wait, fd, keep=(fd,)))
+            for child in children:
+                child.wait_for("there")
+            os.close(fd)
+            children[victim].kill()
+        survivor = children[1 - victim]
+        survivor.wait_for("locked")
+        assert held(lockspace, "r") == [("ex", "flock")]
+        let_go(survivor)
+        assert is_free(lockspace, "r")
+
+
 def test_closing_one_descriptor_does_not_disturb_who_waits_on_its_copy(lockspace):
     def wait(peer, fd):
         lock("flock", fd, "ex")
@@ -400,17 +427,55 @@ def test_unlocking_does_not_wait_for_who_waits_on_the_same_open_file(lockspace):
     child.wait_for("locked")
 
 
+def test_an_unlock_by_one_sharer_leaves_the_other_waiting_with_nothing(lockspace):
+    """Who waits to change a shared lock goes on waiting for the exclusive one, without the shared one."""
+    def change(peer, fd):
+        lock("flock", fd, "ex")
+        peer.say("locked")
+        peer.wait_for("release")
+        os.close(fd)
+
+    with taken("flock", lockspace, "r", "pr"):
+        fd = take("flock", lockspace, "r", "pr")
+        child = Child(change, fd, keep=(fd,))
+        wait_for_waiters(lockspace)
+        unlock("flock", fd)
+        os.close(fd)
+        wait_until(lambda: held(lockspace, "r") == [("pr", "flock")])
+        assert len(wait_for_waiters(lockspace)) == 1
+        assert not child.has_said()
+    child.wait_for("locked")
+    assert held(lockspace, "r") == [("ex", "flock")]
+    let_go(child)
+    assert is_free(lockspace, "r")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_process_is_named_whose_thread_took_the_lock(lockspace, way):
+    seen = []
+
+    def take_and_look():
+        with taken(way, lockspace, "r"):
+            seen.extend(locks(lockspace))
+
+    thread = threading.Thread(target=take_and_look)
+    thread.start()
+    thread.join()
+    assert [row["pid"] for row in seen] == [os.getpid()]
+
+
 # --- unlink ----------------------------------------------------------------
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_lock_held_across_an_unlink_stays_a_lock(lockspace, way):
     touch(lockspace / "r")
-    with taken(way, lockspace, "r"):
-        os.unlink(lockspace / "r")
-        assert os.listdir(lockspace) == []
-        for other in WAYS:
-            assert not is_free(lockspace, "r", way=other)
-        assert held(lockspace, "r") == [("ex", way)]
+    holder = start_holder(way, lockspace, "r")
+    os.unlink(lockspace / "r")
+    assert os.listdir(lockspace) == []
+    for other in WAYS:
+        assert not is_free(lockspace, "r", way=other)
+    assert held(lockspace, "r") == [("ex", by(way))]
+    let_go(holder)
     assert is_free(lockspace, "r", way=way)
 
 

@@ -81,20 +81,20 @@ def test_files_at_the_limit_still_work(limited):
                 os.write(fd, b"x")
 
 
-@pytest.mark.parametrize("directory", [".nl", ".ex"])
-def test_looked_up_names_count_too(limited, directory):
+@pytest.mark.parametrize("place", [".nl", ".ex"])
+def test_looked_up_names_count_too(limited, place):
     """Any name answers in a mode directory: stats of random ones must not fill the memory."""
     def look_up():
         for i in range(20 * LIMIT):
-            number = errno_of(os.stat, limited / directory / f"random-{i}")
+            number = errno_of(os.stat, limited / place / f"random-{i}")
             if number:
                 return number
         return 0
 
     assert run_as(NOBODY, look_up) == errno.ENOSPC
-    os.stat(limited / directory / "roots")
-    run_as(SOMEBODY, lambda: os.stat(limited / directory / "somebodys"))
-    wait_until(lambda: after_dropped_caches(run_as, NOBODY, lambda: os.stat(limited / directory / "later")) == 0)
+    os.stat(limited / place / "roots")
+    run_as(SOMEBODY, lambda: os.stat(limited / place / "somebodys"))
+    wait_until(lambda: after_dropped_caches(run_as, NOBODY, lambda: os.stat(limited / place / "later")) == 0)
 
 
 def test_looking_for_files_that_are_not_there_costs_nothing(limited):

@@ -37,14 +37,16 @@ def test_so_can_a_file_in_a_mode_directory(lockspace, mode):
 
 # --- somebody waits --------------------------------------------------------
 
-@pytest.mark.parametrize("waiting", WAYS)
 @pytest.mark.parametrize("way", WAYS)
-def test_the_holder_is_told_that_somebody_waits(lockspace, way, waiting):
-    with taken(way, lockspace, "r") as fd:
-        assert ready(fd, select.POLLPRI) == 0
-        start_waiter(waiting, lockspace, "r")
-        assert wait_for_poll(fd, select.POLLPRI) == select.POLLPRI
-        assert ready(fd) == EVERYTHING
+def test_the_holder_is_told_that_somebody_waits(lockspace, way):
+    for waiting in WAYS:
+        with taken(way, lockspace, "r") as fd:
+            assert ready(fd, select.POLLPRI) == 0
+            waiter = start_waiter(waiting, lockspace, "r")
+            assert wait_for_poll(fd, select.POLLPRI) == select.POLLPRI
+            assert ready(fd) == EVERYTHING
+        waiter.wait_for("locked")
+        let_go(waiter)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -53,12 +55,14 @@ def test_a_blocked_poll_wakes_up(lockspace, way):
         with taken(way, lockspace, "r") as fd:
             assert ready(fd, select.POLLPRI) == 0
             peer.say("polling")
-            return wait_for_poll(fd, select.POLLPRI)
+            peer.say(wait_for_poll(fd, select.POLLPRI))
+            peer.wait_for("release")
 
     child = Child(watch)
     child.wait_for("polling")
     waiter = start_waiter("flock", lockspace, "r")
-    assert child.join() == select.POLLPRI
+    child.wait_for(select.POLLPRI)
+    let_go(child)
     waiter.wait_for("locked")
 
 
@@ -106,6 +110,34 @@ def test_the_holder_of_another_resource_is_not_told(lockspace):
         start_waiter("flock", lockspace, "r")
         assert wait_for_poll(fd, select.POLLPRI) == select.POLLPRI
         assert ready(other, select.POLLPRI) == 0
+
+
+def test_edge_triggered_epoll_tells_each_time(lockspace):
+    with taken("flock", lockspace, "r") as fd, select.epoll() as epoll:
+        epoll.register(fd, select.EPOLLPRI | select.EPOLLET)
+        for _ in range(3):
+            assert epoll.poll(0) == []
+            waiter = start_waiter("flock", lockspace, "r")
+            assert epoll.poll(30) == [(fd, select.EPOLLPRI)]
+            unlock("flock", fd)
+            waiter.wait_for("locked")
+            let_go(waiter)
+            lock("flock", fd)
+
+
+def test_several_pollers_of_one_file_are_all_told(lockspace):
+    def watch(peer, fd):
+        peer.say("polling")
+        return wait_for_poll(fd, select.POLLPRI)
+
+    with taken("flock", lockspace, "r") as fd, select.epoll() as epoll:
+        epoll.register(fd, select.EPOLLPRI)
+        children = [Child(watch, fd, keep=(fd,)) for _ in range(3)]
+        for child in children:
+            child.wait_for("polling")
+        start_waiter("flock", lockspace, "r")
+        assert [child.join() for child in children] == [select.POLLPRI] * 3
+        assert epoll.poll(30) == [(fd, select.EPOLLPRI)]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -157,6 +189,21 @@ def test_who_still_waits_after_a_change_is_told_again(lockspace):
         assert wait_for_poll(fd, select.POLLPRI) == select.POLLPRI
         lock("flock", fd, "pr")
         assert wait_for_poll(fd, select.POLLPRI) == select.POLLPRI
+
+
+@pytest.mark.parametrize("kept, dropped", [("flock", "ofd"), ("ofd", "flock"), ("posix", "flock"), ("flock", "posix")])
+def test_it_stays_while_somebody_waits_for_the_other_lock_of_an_open_file(lockspace, kept, dropped):
+    with opened(lockspace / "r", os.O_RDWR | os.O_CREAT) as fd:
+        lock(kept, fd, "pr")
+        lock(dropped, fd, "pr")
+        waiter = start_waiter("flock", lockspace, "r", "ex")
+        assert wait_for_poll(fd, select.POLLPRI) == select.POLLPRI
+        unlock(dropped, fd)
+        assert not waiter.has_said()
+        assert ready(fd, select.POLLPRI) == select.POLLPRI
+        unlock(kept, fd)
+        assert ready(fd, select.POLLPRI) == 0
+        waiter.wait_for("locked")
 
 
 def test_duplicates_are_told_alike(lockspace):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from locking import WAYS, held, start_waiter, taken
-from lockspacefs_test import get, locks, status, touch, wait_until
+from lockspacefs_test import get, locks, status, touch, wait_for_poll, wait_until
 
 PATIENCE = 200                                  # seconds for the largest step
 KIB = 1024
@@ -63,7 +63,7 @@ class Helper:
         self.process.stdin.flush()
 
     def answer(self):
-        assert select.select([self.process.stdout], [], [], PATIENCE)[0], f"no word from {self.process.args}"
+        assert wait_for_poll(self.process.stdout, select.POLLIN, PATIENCE), f"no word from {self.process.args}"
         return os.read(self.process.stdout.fileno(), 1000).decode().rstrip("\n")
 
     def finish(self):

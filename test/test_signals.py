@@ -2,15 +2,18 @@
 
 import errno
 import os
+import random
 import signal
+import subprocess
 import threading
 import time
 
 import pytest
 
-from locking import (PROMPT, WAYS, errno_name, held, is_free, is_queued, let_go, lock, raw_lock, raw_open, raw_take,
-                     start_holder, start_waiter, take, taken, try_lock, unlock, wait_until_queued)
-from lockspacefs_test import Child, locks, opened, wait_for_waiters, wait_until, waiters
+from locking import (PROMPT, WAYS, by, errno_name, held, is_free, is_queued, let_go, lock, raw_lock, raw_open,
+                     raw_take, start_holder, start_waiter, take, taken, try_lock, unlock, wait_until_queued)
+from lockspacefs_test import (Child, end_children, errno_of, get, locks, opened, put, touch, wait_for_waiters,
+                              wait_until, waiters)
 
 RESTARTING_WAYS = ["flock", "posix", "ofd"]     # a waiting open always says EINTR
 
@@ -69,7 +72,7 @@ def test_under_sa_restart_the_wait_goes_on(lockspace, way):
         assert not child.has_said()
         assert len(waiters(lockspace)) == 1
     child.wait_for(0)
-    assert held(lockspace, "r") == [("ex", way)]
+    assert held(lockspace, "r") == [("ex", by(way))]
 
 
 @pytest.mark.parametrize("mode", ["pr", "ex"])
@@ -106,7 +109,7 @@ def test_an_interrupted_caller_can_try_again(lockspace, way):
         child.wait_for("EINTR")
         wait_until_queued(lockspace, child)
     child.wait_for(0)
-    assert held(lockspace, "r") == [("ex", way)]
+    assert held(lockspace, "r") == [("ex", by(way))]
 
 
 def test_only_the_thread_that_is_meant_is_interrupted(lockspace):
@@ -150,7 +153,7 @@ def test_an_interrupted_change_keeps_the_read_lock(lockspace, way):
         child = wait_until_queued(lockspace, Child(upgrade))
         child.signal(signal.SIGUSR1)
         child.wait_for("EINTR")
-        wait_until(lambda: held(lockspace, "r") == [("pr", "flock"), ("pr", way)])
+        wait_until(lambda: held(lockspace, "r") == [("pr", "flock"), ("pr", by(way))])
         assert not waiters(lockspace)
     assert not is_free(lockspace, "r", "ex")
     child.say("again")
@@ -267,7 +270,7 @@ def test_who_was_stopped_waits_on_when_continued(lockspace, way):
             wait_until_queued(lockspace, child)
         assert not child.has_said()
     child.wait_for(0)
-    assert held(lockspace, "r") == [("ex", way)]
+    assert held(lockspace, "r") == [("ex", by(way))]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -290,6 +293,40 @@ def test_a_waiting_open_says_eintr_after_a_stop(lockspace):
         wait_until(lambda: process_state(child.pid) == "T")
         child.resume()
         child.wait_for("EINTR")
+
+
+@pytest.fixture
+def freezer(directory):
+    """A control group whose processes can be frozen."""
+    place = directory / "cgroup"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "cgroup2", "none", place], check=True)
+    group = place / f"lockspacefs-{os.getpid()}"
+    group.mkdir()
+    yield group
+    put(group / "cgroup.freeze", b"0")
+    end_children()
+    wait_until(lambda: errno_of(os.rmdir, group) == 0)
+    subprocess.run(["umount", place], check=True)
+    place.rmdir()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_after_a_freeze_open_says_eintr_and_the_others_wait_on(freezer, lockspace, way):
+    with taken("flock", lockspace, "r"):
+        child = start_interruptible(way, lockspace, restart=True)
+        put(freezer / "cgroup.procs", b"%d" % child.pid)
+        put(freezer / "cgroup.freeze", b"1")
+        wait_until(lambda: b"frozen 1" in get(freezer / "cgroup.events"))
+        wait_until(lambda: not waiters(lockspace))
+        put(freezer / "cgroup.freeze", b"0")
+        if way == "open":
+            child.wait_for("EINTR")
+        else:
+            wait_until_queued(lockspace, child)
+            assert not child.has_said()
+    if way != "open":
+        child.wait_for(0)
 
 
 def test_a_stopped_holder_keeps_its_lock(lockspace):
@@ -370,6 +407,56 @@ def test_nobody_ever_waits_in_a_state_that_cannot_be_killed(lockspace, way):
             child.kill()
         assert time.monotonic() - start < PROMPT
         wait_until(lambda: not waiters(lockspace))
+
+
+def test_whoever_is_killed_or_interrupted_nobody_else_is_let_in_and_nothing_is_left(lockspace, directory, engine):
+    """Many processes, all ways, one resource; the one inside has its pid in a file that nobody else may touch."""
+    inside = directory / "inside"
+    touch(inside)
+
+    def run(peer, seed):
+        chance = random.Random(seed)
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        peer.say("ready")
+        while True:
+            way = chance.choice(WAYS)
+            if way == "open":
+                fd = raw_open(lockspace / ".ex" / "r")
+            else:
+                fd = os.open(lockspace / "r", os.O_RDWR | os.O_CREAT)
+                is_change = way == "flock" and chance.random() < 0.3
+                if is_change and raw_lock(way, fd, "pr") != 0 or raw_lock(way, fd) != 0:
+                    os.close(fd)
+                    continue
+            if fd < 0:
+                continue
+            put(inside, b"%d" % os.getpid())
+            os.sched_yield()
+            assert int(get(inside)) == os.getpid()
+            os.close(fd)
+
+    def start(seed):
+        child = Child(run, seed)
+        child.wait_for("ready")
+        return child
+
+    chance = random.Random(1)
+    children = [start(seed) for seed in range(12)]
+    for seed in range(200 if engine == "local" else 50):
+        victim = chance.randrange(len(children))
+        if chance.random() < 0.5:
+            children[victim].kill()
+            children[victim] = start(100 + seed)
+        else:
+            children[victim].signal(signal.SIGUSR1)
+        os.close(take(chance.choice(WAYS), lockspace, "r", chance.choice(["pr", "ex"])))
+        for child in children:
+            if child.has_said():
+                child.join()                    # raises what is wrong
+    for child in children:
+        child.kill()
+    wait_until(lambda: not locks(lockspace))
+    assert is_free(lockspace, "r")
 
 
 def test_close_does_not_wait_while_others_do(lockspace):

@@ -238,6 +238,17 @@ def test_permissions_and_owner_of_a_lock_file_can_be_set(lockspace):
     assert (stat.S_IMODE(seen.st_mode), seen.st_uid, seen.st_gid) == (0o640, SOMEBODY, OTHER_GROUP)
 
 
+def test_an_open_file_that_was_unlinked_is_still_a_file(lockspace):
+    with opened(lockspace / "job", os.O_RDWR | os.O_CREAT) as fd:
+        (lockspace / "job").unlink()
+        assert os.fstat(fd).st_nlink == 0
+        os.fchmod(fd, 0o600)
+        os.utime(fd, (5, 7))
+        assert (stat.S_IMODE(os.fstat(fd).st_mode), os.fstat(fd).st_mtime) == (0o600, 7)
+        assert os.pread(fd, 100, 0) == b""
+    assert os.listdir(lockspace) == []
+
+
 def test_the_resource_is_the_name_not_the_file(lockspace):
     """A lock held across an unlink stays a lock, also for those who make the file again."""
     with opened(lockspace / "job", os.O_RDWR | os.O_CREAT) as fd:

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from lockspacefs_test import (MODES, NOBODY, SOMEBODY, TIMEOUT, VALUE_LEN, Child, get, opened, put, raises_errno,
-                              run_as, shell, touch, wait_for_waiters)
+from lockspacefs_test import (MODES, NOBODY, SOMEBODY, TIMEOUT, VALUE_LEN, Child, get, locks, opened, put,
+                              raises_errno, run_as, shell, status, touch, wait_for_waiters)
 
 F_OFD_SETLK = 37
 WRITERS = ["pw", "ex"]
@@ -206,6 +206,19 @@ def test_o_append_writes_after_the_last_byte(lockspace, mode):
             assert os.write(fd, b"y") == 1
             assert os.pread(fd, 100, 0) == b"xy"
     assert get(lockspace / "rev") == b"xy"
+
+
+@pytest.mark.parametrize("before, after", [(b"", b"0123456789"), (b"0123456789", b"x"), (b"01", b"\0\0\0\0")])
+def test_o_append_does_not_trust_the_size_that_the_kernel_has(lockspace, before, after):
+    """The value changes by way of another inode, here .ex, or on another node: the kernel does not see it."""
+    touch(lockspace / "rev")
+    put(lockspace / ".ex" / "rev", before)
+    with opened(lockspace / "rev", os.O_RDWR | os.O_APPEND) as fd:
+        assert os.fstat(fd).st_size == len(before)
+        put(lockspace / ".ex" / "rev", after)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        assert os.write(fd, b"ab") == 2
+    assert get(lockspace / "rev") == after.rstrip(b"\0") + b"ab"
 
 
 def test_o_append_with_values_of_two_descriptors(lockspace):
@@ -484,6 +497,12 @@ def test_a_value_written_to_an_unlinked_file_lives_while_it_is_locked(lockspace)
         assert get(lockspace / ".pr" / "rev") == b"42"
 
 
+def test_what_keeps_a_value_is_nobodys_lock(mount, lockspace):
+    put(lockspace / ".ex" / "rev", b"42")
+    assert locks(lockspace) == []
+    assert status(mount)["held"] == 0
+
+
 # --- user.value ----------------------------------------------------------------
 
 @pytest.mark.parametrize("value", [b"", b"42", b"\0\1\0\2", bytes(range(32)), b"x" * 32, b"\xff" * 31])
@@ -544,7 +563,6 @@ def test_a_short_buffer_for_user_value_is_erange(lockspace):
     ("printf 42 >../plain; cp ../plain .ex/rev; cat rev; rm ../plain", "42"),
     ("printf 42 >.ex/rev; cp rev ../plain; cat ../plain; rm ../plain", "42"),
     ("printf 42 >.ex/rev; : >.ex/rev; wc -c <rev", "0\n"),
-    ("printf 42 >.ex/rev; truncate -s 0 rev; cat rev", "42"),
     ("printf 42 >.ex/rev; tail -c 1 rev; head -c 1 rev", "24"),
     ("printf 'x%.0s' $(seq 32) >.ex/rev; stat -c %s rev", "32\n"),
     ("printf 42 >.ex/rev; stat -c %s .nl/rev", "2\n"),
