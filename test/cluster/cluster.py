@@ -24,7 +24,7 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Callable, Iterator, Optional, Union
+from typing import Callable, Iterator, Optional, Sequence, Union
 
 import sessions
 import tools
@@ -74,7 +74,7 @@ class Output:
 
     def all(self) -> str:
         try:
-            return self.path.read_text(errors="replace")
+            return self.path.read_bytes().decode(errors="replace")      # as it is: no newline is translated
         except FileNotFoundError:
             return ""
 
@@ -86,23 +86,23 @@ class Job:
         self.node = node
         self.command = command
         self.id = uuid.uuid4().hex[:16]
-        self.stdout = Output(self._path("out"))
-        self.stderr = Output(self._path("err"))
+        self.stdout = Output(self._result("out"))
+        self.stderr = Output(self._result("err"))
         self._pieces = 0                        # of input sent so far
         self._order("pipe" if stdin else "cmd", command + "\n")
 
-    def _path(self, suffix: str) -> Path:
-        return self.node.share / f"{self.id}.{suffix}"
+    def _result(self, suffix: str) -> Path:
+        return self.node.share / "jobs" / f"{self.id}.{suffix}"
 
     def _order(self, suffix: str, content: Union[str, bytes] = "") -> None:
         """An order appears whole."""
         unfinished = self.node.share / f"{self.id}-new"
         unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
-        unfinished.rename(self._path(suffix))
+        unfinished.rename(self.node.share / f"{self.id}.{suffix}")
 
     def _number(self, suffix: str) -> Optional[int]:
         try:
-            return int(self._path(suffix).read_text())
+            return int(self._result(suffix).read_text())
         except FileNotFoundError:
             return None
 
@@ -248,7 +248,7 @@ class Node:
         cluster = self.cluster
         shutil.rmtree(self.share, ignore_errors=True)
         shutil.rmtree(cluster.state / "uml" / self.name, ignore_errors=True)
-        self.share.mkdir(parents=True)
+        (self.share / "jobs").mkdir(parents=True)
         self.frozen = False
         environment = {**cluster.environment(), "LAB_NODE": self.number, "LAB_AWAIT": members}
         (self.share / "options").write_text("".join(f"{key}={value}\n" for key, value in environment.items()))
@@ -295,7 +295,11 @@ class Node:
         self.frozen = False
 
     def freeze(self) -> None:
-        """It hangs: nothing runs on it any more. Longer than the token, and the others throw it out."""
+        """It hangs: nothing runs on it any more. Longer than the token, and the others go on without it.
+
+        Then thaw() lets two sides meet that both think they have quorum, and each kills corosync on the other,
+        so that often a single node is left: what fencing is there to prevent. throw_out() makes sure who loses.
+        """
         sessions.send(self.cluster.state, self.name, signal.SIGSTOP)
         self.frozen = True
 
@@ -303,8 +307,16 @@ class Node:
         sessions.send(self.cluster.state, self.name, signal.SIGCONT)
         self.frozen = False
 
+    def throw_out(self, timeout: float = 30) -> None:
+        """Thaw a node that the others have given up, where it learns first that it is alone; its dlm_controld ends."""
+        self.cut()
+        self.thaw()
+        wait_until(lambda: not self.is_quorate(), timeout, f"{self.name} notices that it is alone")
+        self.heal()
+        wait_until(lambda: not self.members(), timeout, f"{self.name} is thrown out")
+
     def cut(self) -> None:
-        """Pull its network cable: it runs on, alone."""
+        """Pull its network cable: it runs on, alone. Once it has lost quorum, heal() lets the others throw it out."""
         self.cluster.ask_switch(f"cut {self.number}")
 
     def heal(self) -> None:
@@ -316,6 +328,9 @@ class Node:
 
     def console_end(self) -> str:
         return "\n".join(self.console().splitlines()[-CONSOLE_LINES:])
+
+    def is_quorate(self, timeout: float = 10) -> bool:
+        return "quorate 1" in self.run("dlm_tool status", timeout).stdout
 
     def members(self, timeout: float = 10) -> list[int]:
         """The nodes that its dlm_controld counts as members; empty when that does not run."""
@@ -329,7 +344,8 @@ class Node:
         if not self.runs():
             raise LabError(f"node {self.number} does not run")
         if user is not None:
-            command = f"exec setpriv --reuid={user} --regid={user if isinstance(user, int) else 65534} --clear-groups " \
+            group = user if isinstance(user, int) else 65534
+            command = f"exec setpriv --reuid={user} --regid={group} --clear-groups " \
                       f"env HOME=/tmp sh -c {shlex.quote(command)}"
         return Job(self, command, stdin)
 
@@ -344,7 +360,8 @@ class Node:
     def write_file(self, path: str, content: Union[str, bytes], mode: int = 0o644) -> None:
         data = content if isinstance(content, bytes) else content.encode()
         quoted = shlex.quote(path)
-        self.run(f"base64 -d >{quoted} <<'END'\n{base64.encodebytes(data).decode()}END\nchmod {mode:o} {quoted}", check=True)
+        encoded = base64.encodebytes(data).decode()
+        self.run(f"base64 -d >{quoted} <<'END'\n{encoded}END\nchmod {mode:o} {quoted}", check=True)
 
     def read_file(self, path: str, timeout: float = 60) -> str:
         return self.run(f"cat {shlex.quote(path)}", timeout, check=True).stdout
@@ -376,7 +393,8 @@ class Node:
                           timeout: float = 30) -> LockspacefsDaemon:
         """Mount for everybody. @options: more of them, as after -o. @strict: a warning ends the daemon."""
         daemon = tools.daemon()
-        words = [str(daemon), "-f", "-o", ",".join(filter(None, [f"engine={engine}", "allow_other", options])), mountpoint]
+        all_options = ",".join(filter(None, [f"engine={engine}", "allow_other", options]))
+        words = [str(daemon), "-f", "-o", all_options, mountpoint]
         environment = "G_MESSAGES_DEBUG=all G_DEBUG=fatal-warnings " if strict else ""
         where = shlex.quote(mountpoint)
         job = self.popen(f"mkdir -p {where} && {environment}exec {shlex.join(words)}")
@@ -398,9 +416,9 @@ class Cluster:
     directories  of the host that nodes are to see although they lie below /tmp, /run, /mnt, /root, /var/log
     """
 
-    def __init__(self, size: int, *, kernel: str = "packaged", mem: str = "192M", cluster: str = "dlm", token: int = 500,
-                 quorum: int = 1, modules: str = "", directories: tuple[str, ...] = (), state: Optional[Path] = None,
-                 persist: bool = False):
+    def __init__(self, size: int, *, kernel: str = "packaged", mem: str = "192M", cluster: str = "dlm",
+                 token: int = 500, quorum: int = 1, modules: str = "", directories: Sequence[Union[str, Path]] = (),
+                 state: Optional[Path] = None, persist: bool = False):
         if not 1 <= size <= 32:
             raise LabError("a cluster has 1 to 32 nodes")
         self.size = size
@@ -410,9 +428,10 @@ class Cluster:
         self.token = token
         self.quorum = quorum
         self.modules = modules
-        self.directories = list(directories)
+        self.directories = [str(directory) for directory in directories]
         self.persist = persist
-        self.state = Path(state).absolute() if state else Path(tempfile.gettempdir()) / f"lockspacefs-lab-{uuid.uuid4().hex[:12]}"
+        unique = f"lockspacefs-lab-{uuid.uuid4().hex[:12]}"
+        self.state = Path(state or os.path.join(tempfile.gettempdir(), unique)).absolute()
         self.nodes = [Node(self, i) for i in range(1, size + 1)]
         self._children: dict[str, subprocess.Popen] = {}
         self._keeper: Optional[subprocess.Popen] = None
@@ -449,10 +468,7 @@ class Cluster:
             self._start_keeper()
             self.spawn("switch", [str(tools.helpers() / "labswitch"), str(self.state)])
             wait_until((self.state / "switch.ctl").exists, 10, "labswitch starts")
-            for node in self.nodes:
-                node.boot(members=self.size)
-            for node in self.nodes:
-                node.wait_ready(timeout)
+            self._boot_all(timeout)
         except BaseException:
             self.down()
             raise
@@ -475,27 +491,37 @@ class Cluster:
     def __exit__(self, *exc) -> None:
         self.down()
 
+    def join(self, lockspace: str, timeout: float = 30) -> None:
+        """The lockspace then exists on every node that runs."""
+        jobs = [node.popen(f"dlm_tool join {shlex.quote(lockspace)}") for node in self.nodes if node.runs()]
+        for job in jobs:
+            done = job.wait(timeout)
+            if done.returncode != 0:
+                raise LabError(f"{job} failed with {done.returncode}\n{done.stdout}{done.stderr}")
+
     def repair(self, timeout: float = 60) -> None:
-        """Make it whole again, whatever was done to it: all nodes up, joined, members."""
+        """Make it whole again, whatever was done to it. Unless every node sees every other, all start afresh."""
         for node in self.nodes:
-            if node.runs():
-                node.heal()
-                if node.frozen or not self._is_whole(node):
-                    node.crash()
-        if missing := [node for node in self.nodes if not node.runs()]:
-            for node in missing:
-                node.heal()
-                node.boot(members=self.size)
-            for node in missing:
-                node.wait_ready(timeout)
+            node.heal()
+        if all(self._is_whole(node) for node in self.nodes):
+            return
         for node in self.nodes:
-            wait_until(lambda: len(node.members()) == self.size, timeout, f"{node.name} sees all members")
+            node.crash()
+        self._boot_all(timeout)
 
     def _is_whole(self, node: Node) -> bool:
+        if not node.runs() or node.frozen:
+            return False
         try:
-            return node.number in node.members(timeout=5)
+            return len(node.members(timeout=5)) == self.size
         except LabError:
             return False
+
+    def _boot_all(self, timeout: float) -> None:
+        for node in self.nodes:
+            node.boot(members=self.size)
+        for node in self.nodes:
+            node.wait_ready(timeout)
 
     # --- what its nodes need ---
 
@@ -506,7 +532,8 @@ class Cluster:
     def environment(self) -> dict[str, object]:
         """Of labinit, and so of all that runs on a node."""
         daemon = tools.daemon()
-        directories = [tools.helpers(), tools.PROJECT, daemon.parent, *self.directories]
+        build = daemon.parent.parent            # the programs of the tests are there too
+        directories = [tools.helpers(), tools.PROJECT, build, daemon.parent, *self.directories]
         return {
             "LAB_NODES": self.size, "LAB_CLUSTER": self.cluster, "LAB_TOKEN": self.token, "LAB_QUORUM": self.quorum,
             "LAB_MODULES": self.modules, "LAB_DIRS": ":".join(str(d) for d in directories if os.path.isdir(d)),

@@ -23,14 +23,16 @@
  * When the node is ready a file "ready" appears, and "failed" with the reason
  * if something went wrong. From then on files are orders:
  *
- *   ID.cmd        a shell script: /bin/sh runs it in a session of its own, its
- *                 output goes to ID.out and ID.err, its status to ID.rc
+ *   ID.cmd        a shell script: /bin/sh runs it in a session of its own. In
+ *                 the folder jobs are then ID.run, the script; ID.pid; its
+ *                 output, ID.out and ID.err; and in the end ID.rc, its status
  *   ID.pipe       the same, with a standard input that stays open
  *   ID.N.in       the Nth piece of that input, counting from 0; removed when
  *                 the pipe has taken it
- *   ID.eof        the end of that input, after the pieces
+ *   ID.eof        the end of that input; to be given when the pieces are gone
  *   ID.SIG.kill   send signal number SIG to the script's process group
  *
+ * An order is gone when it has been taken, so that there are few to look at.
  * Polling readdir() is what works: hostfs asks the host each time, whereas it
  * never looks again at the size of a file that is in use. In the other
  * direction a page that a job wrote reaches the host when we say so.
@@ -391,10 +393,13 @@ static void write_corosync_conf(int nodes)
                 fail("corosync.conf: %s", strerror(errno));
                 return;
         }
-        /* without the coefficient, corosync adds 650 ms to the token for each node from the third on */
+        /* Without the coefficient, corosync adds 650 ms to the token for each
+         * node from the third on. With its real-time priority it starves, on
+         * the one CPU that a node has, the ksoftirqd that it gets its own
+         * messages from: one start in three ended in endless elections. */
         fprintf(f,
                 "totem {\n  version: 2\n  cluster_name: lab\n  transport: udpu\n  token: %s\n  token_coefficient: 0\n"
-                "  crypto_cipher: none\n  crypto_hash: none\n}\nsystem {\n  sched_rr: no\n}\n",
+                "  crypto_cipher: none\n  crypto_hash: none\n}\nsystem {\n  sched_rr: no\n  priority: max\n}\n",
                 option("LAB_TOKEN", "500"));
         fprintf(f, "quorum {\n  provider: corosync_votequorum\n  expected_votes: %d\n%s}\n", nodes,
                 nodes == 2 ? "  two_node: 1\n  wait_for_all: 0\n" : "");
@@ -508,9 +513,9 @@ static Job *find_place(void)
 
 static int create_file(const char *id, const char *suffix)
 {
-        char path[ID_MAX + 8];
+        char path[ID_MAX + 16];
 
-        snprintf(path, sizeof(path), "%s.%s", id, suffix);
+        snprintf(path, sizeof(path), "jobs/%s.%s", id, suffix);
         return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
 }
 
@@ -522,15 +527,15 @@ static void flush(int fd)
 
 static void report(const char *id, const char *what, int number)
 {
-        char unfinished[ID_MAX + 8], path[ID_MAX + 8];
+        char unfinished[ID_MAX + 16], path[ID_MAX + 16];
         int fd = create_file(id, "new");
 
         if (fd >= 0) {
                 dprintf(fd, "%d\n", number);
                 close(fd);
         }
-        snprintf(unfinished, sizeof(unfinished), "%s.new", id);
-        snprintf(path, sizeof(path), "%s.%s", id, what);
+        snprintf(unfinished, sizeof(unfinished), "jobs/%s.new", id);
+        snprintf(path, sizeof(path), "jobs/%s.%s", id, what);
         rename(unfinished, path);
 }
 
@@ -554,7 +559,7 @@ static void start_job(const char *id, const char *order, bool piped)
 
         if (!job)
                 return;
-        snprintf(script, sizeof(script), "%s/%s.run", share, id);
+        snprintf(script, sizeof(script), "%s/jobs/%s.run", share, id);
         if (rename(order, script) < 0)
                 return;
         if (!piped || pipe2(ends, O_CLOEXEC) < 0)
@@ -643,13 +648,13 @@ static void obey(const char *order)
         } else if (sscanf(order, "%63[^.].%7[a-z]", id, what) == 2) {
                 if (strcmp(what, "cmd") == 0 || strcmp(what, "pipe") == 0)
                         start_job(id, order, strcmp(what, "pipe") == 0);
-                else if (strncmp(what, "eof", 3) == 0 && (job = find_job(id)))
+                else if (strcmp(what, "eof") == 0 && (job = find_job(id))) {
                         end_input(job);
+                        unlink(order);
+                }
         }
 }
 
-/* Look for orders. Input that has no place in its pipe yet holds back the end
- * that follows it: the host writes ID.eof when the last piece is gone. */
 static bool serve_once(void)
 {
         DIR *directory = opendir(".");
@@ -672,7 +677,7 @@ static bool serve_once(void)
 
 int main(void)
 {
-        static const struct rlimit files = { .rlim_cur = 1024, .rlim_max = 65536 };
+        static const struct rlimit files = { .rlim_cur = 65536, .rlim_max = 65536 };
         char now[32];
 
         share = option("share", "/mnt");

@@ -1,0 +1,74 @@
+"""What an actor can do besides what the tests of the mount share: see actors.py. It runs on the node."""
+
+import errno
+import os
+import signal
+import struct
+import time
+
+from lockspacefs_test import Child, get, put, wait_for_exit
+from locking import COMPATIBLE, lock, raw_take, take, wait_until_queued
+
+MODES = ["nl", "cr", "cw", "pr", "pw", "ex"]
+
+
+def _wait(peer, way, lockspace, resource, mode):
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    signal.siginterrupt(signal.SIGUSR1, True)
+    peer.say(raw_take(way, lockspace, resource, mode))
+
+
+def interruption(way, lockspace, resource, mode="ex"):
+    """Seconds from a signal to a waiter until he says EINTR."""
+    child = wait_until_queued(lockspace, Child(_wait, way, lockspace, resource, mode))
+    started = time.monotonic()
+    child.signal(signal.SIGUSR1)
+    said = child.wait_for()
+    seconds = time.monotonic() - started
+    assert said == errno.EINTR, errno.errorcode.get(said, said)
+    child.join()
+    return seconds
+
+
+def death(way, lockspace, resource, mode="ex"):
+    """Seconds from SIGKILL to a waiter until he is gone."""
+    child = wait_until_queued(lockspace, Child(_wait, way, lockspace, resource, mode))
+    started = time.monotonic()
+    child.kill()
+    return time.monotonic() - started
+
+
+def seconds_of(function, *args):
+    started = time.monotonic()
+    function(*args)
+    return time.monotonic() - started
+
+
+def take_all_pairs(lockspace):
+    """For each pair of modes its resource "HELD-ASKED", opened in HELD: the descriptors."""
+    return {(held, asked): take("open", lockspace, f"{held}-{asked}", held) for held in MODES for asked in MODES}
+
+
+def try_all_pairs(lockspace):
+    """Each opened in ASKED, without waiting: the pairs that were refused."""
+    refused = []
+    for held in MODES:
+        for asked in MODES:
+            try:
+                os.close(take("open", lockspace, f"{held}-{asked}", asked, wait=False))
+            except BlockingIOError:
+                refused.append((held, asked))
+    return refused
+
+
+def conflicts():
+    return [(held, asked) for held in MODES for asked in MODES if asked not in COMPATIBLE[held]]
+
+
+def count(way, lockspace, rounds):
+    """Raise the number in the value of "counter", by reading and writing under the lock."""
+    for _ in range(rounds):
+        fd = take(way, lockspace, "counter")
+        number = int(os.pread(fd, 32, 0) or b"0")
+        os.pwrite(fd, b"%d" % (number + 1), 0)
+        os.close(fd)
