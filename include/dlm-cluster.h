@@ -11,7 +11,7 @@ gboolean dlm_cluster_check(GError **error);
 /* This node's id; 0: in no cluster. */
 uint32_t dlm_cluster_node(void);
 
-/* The DLM_LSFL_* of a comma-separated list of names; NULL: none. FALSE and
+/* The DLM_LSFL_* of a list of names with colons between (a comma ends the option); NULL: none. FALSE and
  * @error: one of them is unknown, or the running kernel does not have it. Our
  * own table decides: the kernel takes every bit. */
 gboolean dlm_cluster_parse_flags(const char *names, uint32_t *ret_flags, GError **error);

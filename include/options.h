@@ -25,7 +25,7 @@ typedef struct Options {
         unsigned max_files;
         unsigned max_waiters;
         unsigned spin_us;                       /* poll that long before sleeping */
-        char *lockspace_flags;                  /* dlm: NULL or a comma-separated list */
+        char *lockspace_flags;                  /* dlm: NULL or a list with colons between */
 
         struct fuse_args mount_args;            /* for libfuse: what is left, and what we always want */
 } Options;

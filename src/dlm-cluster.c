@@ -179,7 +179,7 @@ gboolean dlm_cluster_parse_flags(const char *names, uint32_t *ret_flags, GError 
                   "this kernel was built without it (CONFIG_DLM_DEPRECATED_API, gone since Linux 6.4)" },
                 { "nodir", 0, "", "it is no creation flag any more: set nodir for the lockspace in dlm.conf(5)" },
         };
-        g_auto(GStrv) list = g_strsplit(names ? names : "", ",", -1);
+        g_auto(GStrv) list = g_strsplit(names ? names : "", ":", -1);
         uint32_t flags = 0;
 
         for (char **name = list; *name; name++) {

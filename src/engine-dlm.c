@@ -467,6 +467,7 @@ static void dlm_cancel(Engine *base, uint32_t id)
 
 const EngineOps engine_dlm_ops = {
         .name = "dlm",
+        .has_others = TRUE,
         .start = dlm_start,
         .stop = dlm_stop,
         .node = dlm_node,
