@@ -74,6 +74,7 @@ static void reader_take_lock(Reader *reader, const char *line)
         lock.wanted = mode_or_null(wanted);
         lock.node = flags & MASTER_COPY ? (uint32_t)node : reader->node;
         lock.pid = pid;
+        lock.is_local = lock.node == reader->node;
         lock.seconds = since_ns == 0 ? -1 : MAX(0, (reader->now_ns - (gint64)since_ns) / 1e9);
         g_array_append_val(reader->locks, lock);
 }

@@ -1001,9 +1001,9 @@ static void test_lockspace_flags(void)
 
         g_assert_true(dlm_cluster_parse_flags(NULL, &flags, &error));
         g_assert_cmpuint(flags, ==, 0);
-        g_assert_true(dlm_cluster_parse_flags("newexcl,fs", &flags, &error));
+        g_assert_true(dlm_cluster_parse_flags("newexcl:fs", &flags, &error));
         g_assert_cmpuint(flags, ==, 0x8 | 0x4);
-        g_assert_false(dlm_cluster_parse_flags("fs,nosuch", &flags, &unknown));
+        g_assert_false(dlm_cluster_parse_flags("fs:nosuch", &flags, &unknown));
         g_assert_nonnull(strstr(unknown->message, "nosuch"));
         g_assert_false(dlm_cluster_parse_flags("nodir", &flags, &unsupported));
         g_assert_nonnull(strstr(unsupported->message, "nodir"));
