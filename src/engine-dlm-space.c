@@ -386,7 +386,7 @@ static void creation_deliver(DlmMail *mail, void *owner)
                 space->access.ino = creation->node.ino;
                 space->node = space->access;
                 if (!creation->is_linked)
-                        g_warning("udev has not made /dev/misc/dlm_%s: other programs will not find that lockspace", creation->name);
+                        g_message("udev has not made /dev/misc/dlm_%s: other programs will not find that lockspace", creation->name);
         }
         creation->done(creation->data, creation->status, id);
         /* Reset by udev, gone again, or somebody else's. */

@@ -135,7 +135,7 @@ def is_free(lockspace, resource, mode="ex", way="open"):
 
 
 def by(way):
-    """What `.locks` calls it. A kernel without /proc/PID/syscall, as that of the guests, does not tell OFD from POSIX."""
+    """What `.locks` calls it. Without /proc/PID/syscall, which guests lack, nothing tells OFD from POSIX locks."""
     return "posix" if way == "ofd" and not os.path.exists("/proc/self/syscall") else way
 
 
