@@ -14,5 +14,6 @@ char *process_command(pid_t pid);
 /* Is the thread in a call of fcntl(2) with F_OFD_*? proc_pid_syscall(5): FUSE
  * itself does not say, and a process owns POSIX locks but not OFD locks. */
 gboolean caller_is_ofd(pid_t tid);
-/* Is the thread in a call of ioctl(2)? */
+/* Is the thread, which seems to open a file without O_LARGEFILE, in a call of
+ * ioctl(2) instead? */
 gboolean caller_is_in_ioctl(pid_t tid);
