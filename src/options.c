@@ -140,8 +140,8 @@ static gboolean read_number(const char *name, const char *text, guint base, guin
         if (!text)
                 return TRUE;
         if (!g_ascii_string_to_unsigned(text, base, 0, max, &number, NULL))
-                return fail(error, "%s=%s: write a number from 0 to %" G_GUINT64_FORMAT "%s", name, text, max,
-                            base == 8 ? ", in octal (07777 at most)" : "");
+                return base == 8 ? fail(error, "%s=%s: write permissions in octal, from 0 to 07777", name, text)
+                                 : fail(error, "%s=%s: write a number from 0 to %" G_GUINT64_FORMAT, name, text, max);
         *ret_number = number;
         return TRUE;
 }

@@ -34,11 +34,10 @@ static void log_fuse(enum fuse_log_level level, const char *format, va_list args
 {
         g_autofree char *text = g_strdup_vprintf(format, args);
 
-        g_strchomp(text);
-        if (mount_log)
-                g_string_append_printf(mount_log, "%s%s", mount_log->len ? "; " : "", text);
+        if (mount_log)                          /* a line may come in pieces */
+                g_string_append(mount_log, text);
         else
-                g_message("%s", text);
+                g_message("%s", g_strchomp(text));
 }
 
 /* --- reading --- */
@@ -156,10 +155,11 @@ static gboolean mount_it(Session *session, const struct fuse_lowlevel_ops *ops, 
         session->se = fuse_session_new(&args, ops, ops_size, session->tree);
         session->is_mounted = session->se && fuse_session_mount(session->se, options->mountpoint) == 0;
         mount_log = NULL;
+        g_strdelimit(g_strchomp(log->str), "\n", ';');
         fuse_opt_free_args(&args);
         if (!session->is_mounted)
                 g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot mount on %s: %s", options->mountpoint,
-                            log->len ? log->str : "see the messages above");
+                            *log->str ? log->str : "see the messages above");
         return session->is_mounted;
 }
 
