@@ -20,7 +20,7 @@ from lockspacefs_test import (MODES, NOBODY, SOMEBODY, Child, get, locks, make_l
 
 F_OFD_SETLK, F_OFD_SETLKW = 37, 38
 PROCESSES = 8
-ROUNDS = 1000
+ROUNDS = {"local": 1000, "dlm": 120}            # a lockspace comes and goes in half a second on dlm
 NAMES = ["a", "b", "c"]
 USERS = [None, NOBODY, SOMEBODY]
 
@@ -93,11 +93,11 @@ def lock_by_ofd(fd, dice):
 LOCKS = [lock_by_flock, lock_by_way_of_shared, lock_by_fcntl, lock_by_ofd, None]
 
 
-def take_turns(peer, lockspace, tokens, seed):
+def take_turns(peer, lockspace, tokens, rounds, seed):
     """Lock one resource exclusively in some way; while it is ours, a token is ours, too."""
     dice = random.Random(seed)
     taken = 0
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         name, lock = dice.choice(NAMES), dice.choice(LOCKS)
         with telling(BUSY), for_at_most(dice.choice([0.0005, 0.005, 0.5])):
             if lock is None:
@@ -121,14 +121,15 @@ def take_turns(peer, lockspace, tokens, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_lock_is_held_twice_and_no_value_is_lost(mount, lockspace, directory, seed):
+def test_no_lock_is_held_twice_and_no_value_is_lost(mount, lockspace, directory, engine, seed):
     tokens = directory / "tokens"
     tokens.mkdir()
     tokens.chmod(0o777)
     for name in NAMES:
         touch(lockspace / name)
         (lockspace / name).chmod(0o666)
-    children = [Child(take_turns, lockspace, tokens, 1000 * seed + i, uid=USERS[i % 3]) for i in range(PROCESSES)]
+    children = [Child(take_turns, lockspace, tokens, ROUNDS[engine], 1000 * seed + i, uid=USERS[i % 3])
+                for i in range(PROCESSES)]
     taken = sum(child.join(120) for child in children)
     assert taken > 0
     assert sum(int(get(lockspace / name) or b"0") for name in NAMES) == taken
@@ -138,11 +139,11 @@ def test_no_lock_is_held_twice_and_no_value_is_lost(mount, lockspace, directory,
     lockspace.rmdir()
 
 
-def run_wild(peer, mount, seed):
+def run_wild(peer, mount, rounds, seed):
     """Everything at once, lockspaces removed by force under the others included."""
     dice = random.Random(seed)
     files = []
-    for _ in range(2 * ROUNDS):
+    for _ in range(rounds):
         web = mount / dice.choice(["one", "two"])
         name = dice.choice(NAMES)
         path = web / dice.choice([name, name, f".{dice.choice(MODES)}/{name}"])
@@ -182,9 +183,9 @@ def run_wild(peer, mount, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_lockspaces_come_and_go_under_everybody(mount, seed):
+def test_lockspaces_come_and_go_under_everybody(mount, engine, seed):
     """Nobody hangs, nobody is told nonsense, and in the end nothing is left."""
-    children = [Child(run_wild, mount, 1000 * seed + i) for i in range(PROCESSES)]
+    children = [Child(run_wild, mount, 2 * ROUNDS[engine], 1000 * seed + i) for i in range(PROCESSES)]
     for child in children:
         child.join(120)
     for name in os.listdir(mount):

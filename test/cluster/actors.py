@@ -19,8 +19,12 @@ import signal
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import TYPE_CHECKING, Iterator, Optional, Sequence
+
+if TYPE_CHECKING:
+    from cluster import Job, Node
 
 HERE = Path(__file__).resolve().parent
 PYTHON = "/usr/bin/python3"
@@ -30,6 +34,15 @@ LOG_SHOWN = 30000                               # characters of a daemon's log t
 
 
 # --- on the node -----------------------------------------------------------
+
+def is_literal(value) -> bool:
+    """Can the other side read what repr() makes of it?"""
+    try:
+        ast.literal_eval(repr(value))
+    except (ValueError, SyntaxError):
+        return False
+    return True
+
 
 def play(orders: int, names: dict) -> None:
     """The life of an actor. Orders come as lines, "ID SOURCE" with SOURCE as repr() writes it."""
@@ -45,7 +58,8 @@ def play(orders: int, names: dict) -> None:
                     code = compile(source, "order", "eval")
                 except SyntaxError:
                     code = compile(source, "order", "exec")
-                answer = ("value", eval(code, names))
+                value = eval(code, names)
+                answer = ("value", value if is_literal(value) else None)
             except OSError as error:
                 answer = ("errno", error.errno, str(error))
             except BaseException:
@@ -212,6 +226,8 @@ class Site:
         self._troupe: Optional[Troupe] = None
         self._first: Optional[Actor] = None
         self._pids: list[int] = []
+        self._main()                            # it takes a moment: here while others do the same
+        self._programs: list['Job'] = []
 
     @property
     def number(self) -> int:
@@ -254,9 +270,12 @@ class Site:
         answer.result()
         return answer.seconds
 
+    def start_making(self, *names: str) -> Answer:
+        return self._main().start(f"[make_lockspace(dlm, name) for name in {names}] and None")
+
     def make(self, *names: str) -> None:
-        for name in names:
-            self.do(f"make_lockspace(dlm, {name!r}) and None")
+        """Lockspaces that everybody may use."""
+        self.start_making(*names).result()
 
     def wait_for(self, source: str, timeout: float = TIMEOUT):
         """Until that is true there; what it said."""
@@ -278,26 +297,42 @@ class Site:
     def holder(self, way: str = "flock", resource: str = "r", mode: str = "ex", lockspace: str = "web") -> Actor:
         return self.actor(f"fd = take({way!r}, dlm / {lockspace!r}, {resource!r}, {mode!r})")
 
+    def program(self, lockspace: str, *commands: str) -> 'Job':
+        """Another program with locks: see dlmlock.c."""
+        job = self.node.dlmlock(lockspace, *commands)
+        self._programs.append(job)
+        return job
+
     def lockspaces(self) -> set[str]:
         """What the cluster's own tool says is there."""
         lines = self.node.run("dlm_tool ls", check=True).stdout.splitlines()
         return {line.split()[1] for line in lines if line.startswith("name")}
 
     def clear(self) -> None:
-        """Kill the actors so far, but for the one that do() uses."""
+        """Kill the actors so far, but for the one that do() uses, and the other programs."""
+        for job in self._programs:
+            if job.poll() is None:
+                job.kill()
+                job.wait(30)
+        self._programs = []
         if self._pids:
             self.do(f"[os.kill(pid, 9) for pid in {self._pids} if os.path.exists(f'/proc/{{pid}}')] and None")
         self._pids = []
 
+    def is_there(self) -> bool:
+        """Not crashed, nor started again since."""
+        return self.node.runs() and (self.node.share / "jobs" / f"{self.daemon.job.id}.pid").exists()
+
     def dismiss(self) -> None:
-        if self._troupe and self.node.runs():
+        """The actors go, with all that they have open."""
+        if self._troupe and self.is_there():
             self._troupe.dismiss()
         self._troupe = self._first = None
         self._pids = []
 
     def end(self) -> None:
         """The actors go, the mount goes, and the daemon ends well."""
-        if not self.node.runs():
+        if not self.is_there():
             return
         self.dismiss()
         if self.daemon.job.poll() is None:
@@ -317,8 +352,9 @@ def mounted(nodes: Sequence, options: str = "", strict: bool = True) -> Iterator
     """lockspacefs on each of these nodes. After a failure they are crashed, and the next test gets new ones."""
     sites = []
     try:
-        for node in nodes:
-            sites.append(Site(node, options, strict))
+        with ThreadPoolExecutor() as pool:
+            for future in [pool.submit(Site, node, options, strict) for node in nodes]:
+                sites.append(future.result())
         yield sites
         for site in sites:
             site.end()
@@ -328,6 +364,19 @@ def mounted(nodes: Sequence, options: str = "", strict: bool = True) -> Iterator
         for node in nodes:
             node.crash()
         raise
+
+
+def make(sites: Sequence[Site], *names: str) -> None:
+    """These lockspaces on each of them."""
+    for answer in [site.start_making(*names) for site in sites]:
+        answer.result()
+
+
+def leave_nothing(nodes: Sequence) -> None:
+    """A node on which a test that failed has left a lockspace is crashed: the next test gets a new one."""
+    for node in nodes:
+        if node.runs() and "name" in node.run("dlm_tool ls").stdout:
+            node.crash()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import select
 
 import pytest
 
-from actors import mounted
+from actors import make, mounted
 
 WAYS = ["flock", "posix", "ofd", "open"]
 
@@ -13,8 +13,7 @@ WAYS = ["flock", "posix", "ofd", "open"]
 @pytest.fixture(scope="module")
 def mounts(cluster_of_2):
     with mounted(cluster_of_2.nodes) as sites:
-        for site in sites:
-            site.make("web")
+        make(sites, "web")
         yield sites
 
 
@@ -25,7 +24,7 @@ def sites(mounts):
     for site in mounts:
         site.clear()
     for site in mounts:
-        site.wait_for("locks(web) == []")
+        site.wait_for("locks_left(web) == []")
 
 
 # --- modes -----------------------------------------------------------------
@@ -240,11 +239,12 @@ def test_locks_shows_the_other_nodes_locks_that_are_mastered_here(sites):
     one, two = sites
     holder = one.holder("flock", "seen")
     waiter = two.waiter("flock", "seen")
-    one.wait_for("[row['node'] for row in locks(web)] == [1, 2]")
-    rows = [(row["resource"], row["state"], row["mode"], row["wanted"], row["node"], row["by"]) for row in one.do("locks(web)")]
-    assert rows == [("seen", "held", "EX", "-", 1, "flock"), ("seen", "waiting", "-", "EX", 2, "other")]
-    assert one.do("locks(web)[0]['pid']") == holder.pid
-    assert [(row["state"], row["by"], row["pid"]) for row in two.do("locks(web)")] == [("waiting", "flock", waiter.actor.pid)]
+    seen = "[row for row in locks(web) if row['resource'] == 'seen']"
+    one.wait_for(f"len({seen}) == 2")           # the other node's request is under way
+    lines = [(row["state"], row["mode"], row["wanted"], row["node"], row["by"]) for row in one.do(seen)]
+    assert lines == [("held", "EX", "-", 1, "flock"), ("waiting", "-", "EX", 2, "other")]
+    assert one.do(seen)[0]["pid"] == holder.pid
+    assert [(row["state"], row["by"], row["pid"]) for row in two.do(seen)] == [("waiting", "flock", waiter.actor.pid)]
 
 
 # --- other programs --------------------------------------------------------
@@ -252,7 +252,7 @@ def test_locks_shows_the_other_nodes_locks_that_are_mastered_here(sites):
 @pytest.mark.parametrize("held, free", [("EX", ["nl"]), ("PW", ["nl", "cr"]), ("PR", ["nl", "cr", "pr"]), ("CW", ["nl", "cr", "cw"])])
 def test_other_programs_locks_exclude_on_both_nodes(sites, held, free):
     one, two = sites
-    other = one.node.dlmlock("web", f"lock l r {held} bast")
+    other = one.program("web", f"lock l r {held} bast")
     other.wait_for("l granted")
     for site in sites:
         assert site.do("[mode for mode in MODES if is_free(web, 'r', mode)]") == free

@@ -1,15 +1,14 @@
 """Lockspaces of a cluster: made here and there, released under others, kept and taken over by another mount."""
 
 import errno
-import os
 import select
 import signal
 import time
 
 import pytest
 
-from actors import Site, mounted
-from cluster import LabError, wait_until
+from actors import leave_nothing, make, mounted
+from cluster import wait_until
 
 GONE = select.POLLERR | select.POLLHUP
 WAYS = ["flock", "posix", "ofd", "open"]
@@ -20,6 +19,9 @@ SOON = 30
 def sites(two_nodes):
     with mounted(two_nodes.nodes) as both:
         yield both
+        for site in both:
+            site.clear()
+    leave_nothing(two_nodes.nodes)
 
 
 def rmdir(site, name="web"):
@@ -50,11 +52,9 @@ def test_what_dlm_tool_makes_appears_and_goes(sites):
     holder = one.actor("fd = take('flock', dlm / 'theirs', 'r')")
     assert not two.is_free("r", lockspace="theirs")
     holder.do("os.close(fd)")
-    one.wait_for("errno_of(lambda: locks(dlm / 'theirs') == [] or 1 / 0) == 0")
-    # the daemon closes the device a moment after the last lock
-    one.node.run("until dlm_tool leave theirs && ! dlm_tool ls theirs | grep -q theirs; do sleep 0.1; done", SOON, check=True)
+    one.node.leave("theirs")
     one.wait_for("'theirs' not in os.listdir(dlm)", SOON)
-    assert one.errno("os.stat(dlm / 'theirs')") == errno.ENOENT
+    one.wait_for("errno_of(os.stat, dlm / 'theirs') == errno.ENOENT", SOON)     # the kernel remembers for a second
     assert two.is_free("r", lockspace="theirs")
 
 
@@ -95,8 +95,8 @@ def test_default_works_like_any_other(sites):
 
 def test_mkdir_excludes_on_one_node_only(sites):
     one, two = sites
+    make(sites, "web")
     for site in sites:
-        site.make("web")
         assert site.errno("os.mkdir(web)") == errno.EEXIST
         assert site.lockspaces() == {"web"}
 
@@ -142,14 +142,14 @@ def settled(site):
 
 
 def by_a_lock_of_another_process(one, two):
-    job = one.node.dlmlock("web", "lock a theirs CR")
+    job = one.program("web", "lock a theirs CR")
     job.wait_for("a granted")
     return job
 
 
 def by_a_waiter_of_another_process(one, two):
     holder = two.holder("open", "theirs")
-    job = one.node.dlmlock("web", "lock a theirs EX")
+    job = one.program("web", "lock a theirs EX")
     job.wait_for("a asked")
     two.do("is_free(web, 'theirs')")            # what was asked before has been heard
     job.also = holder
@@ -164,7 +164,7 @@ def by_an_idle_opener(one, two):
 
 def by_another_nodes_lock(one, two):
     actor = one.holder("open", "theirs", "nl")                  # so it is mastered here
-    job = two.node.dlmlock("web", "lock a theirs PR")
+    job = two.program("web", "lock a theirs PR")
     job.wait_for("a granted")
     actor.do("os.close(fd)")
     one.wait_for("[row['node'] for row in locks(web)] == [2]")
@@ -175,8 +175,7 @@ def by_another_nodes_lock(one, two):
                                  by_another_nodes_lock])
 def test_rmdir_of_one_in_use_says_ebusy_and_loses_nothing(sites, use):
     one, two = sites
-    for site in sites:
-        site.make("web")
+    make(sites, "web")
     one.do("put(web / '.ex' / 'v', b'kept')")
     one.do("touch(web / 'listed')")
     user = use(one, two)
@@ -206,8 +205,7 @@ def test_rmdir_of_one_in_use_says_ebusy_and_loses_nothing(sites, use):
 @pytest.mark.parametrize("way", WAYS)
 def test_our_own_locks_stand_in_the_way_and_are_kept(sites, way):
     one, two = sites
-    for site in sites:
-        site.make("web")
+    make(sites, "web")
     holder = one.holder(way)
     waiters = [one.waiter(way), two.waiter(way)]
     assert rmdir(one) == errno.EBUSY
@@ -256,10 +254,9 @@ def test_a_forced_rmdir_tells_who_waits_and_who_holds_here_and_leaves_the_others
 def test_a_forced_rmdir_under_another_opener_answers_and_holds_up_the_rest(sites):
     """Until he closes, no lockspace can be made or released on this node."""
     one, two = sites
-    for site in sites:
-        site.make("web")
+    make(sites, "web")
     one.make("other")
-    job = one.node.dlmlock("web", "lock a theirs EX")
+    job = one.program("web", "lock a theirs EX")
     job.wait_for("a granted")
     started = time.monotonic()
     assert force(one) == 0
@@ -298,8 +295,7 @@ def end_dlm_controld(node):
 def test_unmounting_releases_what_the_mount_made(two_nodes):
     with mounted(two_nodes.nodes) as (one, two):
         two.node.join("theirs")
-        for site in (one, two):
-            site.make("web", "other")
+        make([one, two], "web", "other")
         one.do("put(web / '.ex' / 'v', b'x')")
         one.end()
         assert one.lockspaces() == set()
@@ -375,8 +371,7 @@ def test_keep_leaves_lockspaces_for_the_next_mount(two_nodes):
 
 def test_sigterm_keeps_every_lock_until_its_holder_closes(two_nodes):
     with mounted(two_nodes.nodes) as (one, two):
-        for site in (one, two):
-            site.make("web")
+        make([one, two], "web")
         holders = [one.holder(way, way) for way in WAYS]
         watch = holders[0].start("wait_for_poll(fd, 0)")
         waiters = [one.waiter(way, way) for way in WAYS]
@@ -401,8 +396,7 @@ def test_sigterm_keeps_every_lock_until_its_holder_closes(two_nodes):
 
 def test_a_second_sigterm_ends_it_at_once(two_nodes):
     with mounted(two_nodes.nodes) as (one, two):
-        for site in (one, two):
-            site.make("web")
+        make([one, two], "web")
         one.holder("flock")
         waiter = two.waiter("flock")
         one.daemon.signal(signal.SIGTERM)

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from actors import mounted
+from actors import make, mounted
 
 READ = "get(web / 'r')"                         # without a lock
 READ_LOCKED = "get(web / '.pr' / 'r')"
@@ -13,8 +13,7 @@ READ_LOCKED = "get(web / '.pr' / 'r')"
 @pytest.fixture(scope="module")
 def mounts(cluster_of_3):
     with mounted(cluster_of_3.nodes) as sites:
-        for site in sites:
-            site.make("web")
+        make(sites, "web")
         yield sites
 
 
@@ -27,7 +26,7 @@ def sites(mounts):
     for site in mounts:
         site.clear()
     for site in mounts:
-        site.wait_for("locks(web) == []")
+        site.wait_for("locks_left(web) == []")
         site.errno("os.unlink(web / 'r')")
 
 
@@ -187,11 +186,11 @@ def test_a_lock_of_any_node_keeps_it_too(sites):
 def test_values_go_to_and_come_from_other_programs(sites):
     one, two, three = sites
     one.do("put(web / '.ex' / 'r', b'ours')")
-    reader = two.node.dlmlock("web", "lock r r PR valblk")
+    reader = two.program("web", "lock r r PR valblk")
     reader.wait_for("r granted PR value=ours")
     reader.kill()
     reader.wait()
-    writer = three.node.dlmlock("web", "lock w r EX valblk", "wait", "unlock w value=theirs", "wait", "quit")
+    writer = three.program("web", "lock w r EX valblk", "wait", "unlock w value=theirs", "wait", "quit")
     assert writer.wait().returncode == 0
     assert read_everywhere(sites) == b"theirs"
 
@@ -200,7 +199,7 @@ def test_another_program_that_dies_with_ex_has_lost_it(sites):
     """EIO on every node until somebody writes it again."""
     one, two, three = sites
     one.do("put(web / '.ex' / 'r', b'before')")
-    writer = two.node.dlmlock("web", "lock w r EX valblk")
+    writer = two.program("web", "lock w r EX valblk")
     writer.wait_for("w granted")
     writer.kill()
     three.wait_for("is_free(web, 'r')")

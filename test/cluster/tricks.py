@@ -1,15 +1,32 @@
 """What an actor can do besides what the tests of the mount share: see actors.py. It runs on the node."""
 
+import ctypes
 import errno
 import os
 import signal
-import struct
 import time
 
-from lockspacefs_test import Child, get, put, wait_for_exit
-from locking import COMPATIBLE, lock, raw_take, take, wait_until_queued
+from locking import COMPATIBLE, raw_take, take, wait_until_queued
+from lockspacefs_test import MODES, Child, locks
 
-MODES = ["nl", "cr", "cw", "pr", "pw", "ex"]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def raw_mkdir(path):
+    """mkdir(2): the errno, 0 for success. Python would not tell of EINTR."""
+    return 0 if _libc.mkdir(os.fsencode(path), 0o777) == 0 else ctypes.get_errno()
+
+
+def raw_read(fd):
+    """read(2): the errno, 0 for success."""
+    buffer = ctypes.create_string_buffer(64)
+    return 0 if _libc.read(fd, buffer, 64) >= 0 else ctypes.get_errno()
+
+
+def locks_left(lockspace):
+    """The lines of `.locks` but for the values that another node keeps alive."""
+    return [row for row in locks(lockspace) if (row["by"], row["mode"]) != ("other", "NL")]
 
 
 def _wait(peer, way, lockspace, resource, mode):
@@ -38,9 +55,9 @@ def death(way, lockspace, resource, mode="ex"):
     return time.monotonic() - started
 
 
-def seconds_of(function, *args):
+def seconds_of(function):
     started = time.monotonic()
-    function(*args)
+    function()
     return time.monotonic() - started
 
 

@@ -1,0 +1,411 @@
+"""Nodes, daemons and lockspaces that fail, and what goes on meanwhile.
+
+The times that matter are printed: pytest -rA shows them.
+"""
+
+import contextlib
+import errno
+import itertools
+import signal
+import time
+
+import pytest
+
+from actors import leave_nothing, make, mounted
+from cluster import wait_until
+
+WAYS = ["flock", "posix", "ofd", "open"]
+SOON = 30                                       # seconds in which something without a bound of its own must come
+PROMPTLY = 0.1                                  # the bound for what must not wait for a lockspace that is stopped
+CONNECTION_LOST = (errno.ECONNABORTED, errno.ENOTCONN)         # of the mount
+ROUNDS = 5                                      # of what has a bound so short that another load of the machine can break it
+
+
+@pytest.fixture
+def sites(two_nodes):
+    with mounted(two_nodes.nodes) as both:
+        make(both, "web")
+        yield both
+        for site in both:
+            site.clear()
+    leave_nothing(two_nodes.nodes)
+
+
+@pytest.fixture
+def report(record_property):
+    def say(what, seconds):
+        print(f"{what}: {seconds:.3f} s")
+        record_property(what.replace(" ", "_"), round(seconds, 3))
+    return say
+
+
+def seconds_until(event, answer):
+    """From just before @event until the answer has come."""
+    started = time.monotonic()
+    event()
+    answer.result()
+    return time.monotonic() - started
+
+
+# --- EX is handed over -----------------------------------------------------
+
+def test_when_the_holding_process_is_killed(sites, report):
+    one, two = sites
+    for way in WAYS:
+        times = []
+        for _ in range(3):
+            holder, waiter = one.holder(way), two.waiter(way)
+            times.append(seconds_until(holder.kill, waiter))
+            waiter.actor.do("os.close(fd)")
+        report(f"process killed, {way}", min(times))
+        assert max(times) < 1
+
+
+def test_when_a_waiter_is_killed_nobody_waits_for_him(sites):
+    one, two = sites
+    for way in WAYS:
+        holder = one.holder(way, way)
+        waiters = [two.waiter(way, way), one.waiter(way, way)]
+        waiters[0].actor.kill()
+        two.wait_for("locks_left(web) == []")
+        holder.do("os.close(fd)")
+        waiters[1].result()
+        waiters[1].actor.do("os.close(fd)")
+
+
+def test_when_its_node_is_killed(three_nodes, report):
+    """The value is lost, for everybody, until somebody writes it again."""
+    with mounted(three_nodes.nodes) as (one, two, three):
+        make([one, two, three], "web")
+        for site in (one, two, three):
+            site.do("touch(web / 'r')")
+        two.do("put(web / '.ex' / 'r', b'old')")
+        holder = one.holder("open")
+        holder.do("os.pwrite(fd, b'never published', 0)")
+        waiter = two.waiter("open")
+        third = three.waiter("flock")
+        seconds = seconds_until(one.node.crash, waiter)
+        report("node killed", seconds)
+        assert seconds < 5
+        assert waiter.actor.errno("os.pread(fd, 32, 0)") == errno.EIO
+        assert three.errno("get(web / 'r')") == errno.EIO
+        assert not third.is_there()
+        waiter.actor.do("os.pwrite(fd, b'new', 0), os.close(fd)")
+        third.result()
+        assert third.actor.do("os.pread(fd, 32, 0)") == b"new"
+        for site in (two, three):
+            assert site.do("get(web / 'r')") == b"new"
+
+
+def test_when_the_daemon_is_killed(sites, report):
+    one, two = sites
+    two.do("put(web / '.ex' / 'r', b'old')")
+    holder = one.holder("open")
+    own = one.waiter("flock")
+    waiter = two.waiter("open")
+    seconds = seconds_until(lambda: one.daemon.signal(signal.SIGKILL), waiter)
+    report("daemon killed", seconds)
+    assert seconds < 1
+    assert waiter.actor.errno("os.pread(fd, 32, 0)") == errno.EIO
+    waiter.actor.do("os.pwrite(fd, b'new', 0), os.close(fd)")
+    assert two.do("get(web / '.pr' / 'r')") == b"new"
+    assert own.errno() in CONNECTION_LOST
+    assert holder.errno("os.pread(fd, 32, 0)") == errno.ENOTCONN
+    one.dismiss()
+    one.node.run("umount -l /dlm", check=True)
+    one.daemon.job.wait()
+    with mounted([one.node]) as (again,):       # what it had made is there still, and can be used and released
+        assert again.do("os.listdir(dlm)") == ["web"]
+        assert again.do("get(web / '.pr' / 'r')") == b"new"
+        assert again.errno("os.rmdir(web)") == 0
+
+
+# --- a lockspace is stopped ------------------------------------------------
+
+@contextlib.contextmanager
+def stopped(sites, lockspace="web"):
+    """As in recovery, where all nodes stop: one that is started again alone asks the others for what they only have
+    ready when they recover too, and then grants what they hold."""
+    for site in sites:
+        site.node.stop_lockspace(lockspace)
+    try:
+        yield
+    finally:
+        for site in sites:
+            site.node.start_lockspace(lockspace)
+
+
+def promptly(site, what, source):
+    """Run it some times: what has a bound of 100 ms meets it."""
+    times = site.do(f"[seconds_of(lambda: ({source})) for _ in range({ROUNDS})]")
+    print(f"{what}: {' '.join(f'{seconds:.4f}' for seconds in times)} s")
+    assert min(times) < PROMPTLY, what
+    assert max(times) < 1, what                 # nor is one of them held up by the cluster
+
+
+def everything_else_answers(site, stopped="web"):
+    """Listing and looking; and each answers as it should, not only soon."""
+    promptly(site, "ls of the mount", "os.listdir(dlm)")
+    promptly(site, "ls of the lockspace", f"os.listdir(dlm / {stopped!r})")
+    promptly(site, "stat", f"os.stat(dlm / {stopped!r}), os.stat(dlm / {stopped!r} / 'listed')")
+    promptly(site, ".locks", f"locks(dlm / {stopped!r})")
+    promptly(site, ".status", "status(dlm)")
+    promptly(site, "open of a lock file and close", f"os.close(os.open(dlm / {stopped!r} / 'listed', os.O_RDWR))")
+    promptly(site, "a new name", f"touch(dlm / {stopped!r} / 'new'), os.unlink(dlm / {stopped!r} / 'new')")
+    assert "listed" in site.do(f"os.listdir(dlm / {stopped!r})")
+    assert site.do("status(dlm)['engine']") == "dlm"
+
+
+def signals_are_answered(site, modes=("ex",), lockspace="web"):
+    """Whoever waits there, and however: a signal ends it, and so does SIGKILL."""
+    for way, mode, what in itertools.product(WAYS, modes, ("interruption", "death")):
+        times = []
+        while not times or times[-1] >= PROMPTLY and len(times) < ROUNDS:
+            times.append(site.do(f"{what}({way!r}, dlm / {lockspace!r}, 'busy', {mode!r})"))
+        print(f"{what} of {way} {mode}: {' '.join(f'{seconds:.4f}' for seconds in times)} s")
+        assert times[-1] < PROMPTLY, (way, mode, what)
+
+
+@pytest.fixture
+def prepared(sites):
+    """Two lockspaces, web and other, both with a name listed; on node 1 somebody holds busy in web."""
+    one, two = sites
+    make(sites, "other")
+    for site in sites:
+        site.do("touch(web / 'listed'), touch(dlm / 'other' / 'listed')")
+    one.do("put(web / '.ex' / 'value', b'kept')")
+    two.holder("flock", "busy")
+    return sites
+
+
+def test_others_go_on_while_a_lockspace_is_stopped(prepared):
+    one, two = prepared
+    held = one.holder("flock", "held")
+    waiters = [one.waiter(way, "busy") for way in WAYS]
+    with stopped(prepared):
+        stuck = [one.waiter(way, f"free-{way}") for way in WAYS]    # nobody has these: only the lockspace is in the way
+        everything_else_answers(one)
+        signals_are_answered(one, ("pr", "ex"))
+        assert one.is_free("r", lockspace="other") and two.is_free("r", lockspace="other")
+        promptly(one, "lock and unlock elsewhere", "is_free(dlm / 'other', 'r')")
+        promptly(one, "write and read elsewhere", "put(dlm / 'other' / '.ex' / 'v', b'x'), get(dlm / 'other' / '.pr' / 'v')")
+        promptly(one, "mkdir of one that is there", "errno_of(os.mkdir, web)")
+        closing = held.start("os.close(fd)")                        # close never waits
+        closing.result()
+        assert closing.seconds < 1
+        assert not any(answer.is_there() for answer in waiters + stuck)
+    for answer in stuck:
+        answer.result()
+    assert not any(answer.is_there() for answer in waiters)
+    assert two.is_free("held")
+    two.clear()
+    for _ in waiters:                           # one after the other, in the order of the DLM
+        done = wait_until(lambda: [answer for answer in waiters if answer.is_there()], SOON, "the next waiter has it")
+        assert len(done) == 1
+        done[0].result()
+        done[0].actor.do("os.close(fd)")
+        waiters.remove(done[0])
+    assert one.do("get(web / '.pr' / 'value')") == b"kept"
+
+
+def test_a_try_in_a_stopped_lockspace_waits_and_can_be_interrupted(prepared):
+    """It cannot be answered: nobody knows who holds it. But it never says that it is free or taken when it is not."""
+    one, two = prepared
+    with stopped(prepared):
+        tries = [(way, name, one.actor()) for way in WAYS for name in ("busy", "free", "interrupted")]
+        tries = [(name, actor, actor.start(f"is_free(web, {name!r}, way={way!r})")) for way, name, actor in tries]
+        time.sleep(0.5)
+        assert not any(answer.is_there() for _, _, answer in tries)
+        for name, actor, _ in tries:
+            if name == "interrupted":
+                assert one.do(f"seconds_of(lambda: (os.kill({actor.pid}, 9), wait_for_exit({actor.pid})))") < 1
+    for name, _, answer in tries:
+        if name == "busy":
+            assert answer.result() is False
+    # those who try one that is free may meet each other, but the first of them has it
+    assert any(answer.result() for name, _, answer in tries if name == "free")
+
+
+def test_reads_and_fsync_in_a_stopped_lockspace_wait_and_end_with_a_signal(prepared):
+    one, two = prepared
+    writer = one.holder("open", "written")
+    writer.do("os.pwrite(fd, b'later', 0)")
+    with stopped(prepared):
+        reading = one.start("get(web / 'value')")
+        syncing = writer.start("os.fsync(fd)")
+        interrupted = one.actor("fd = os.open(web / 'value', os.O_RDONLY)")
+        answer = interrupted.start("raw_read(fd)")
+        time.sleep(0.3)
+        assert not reading.is_there() and not syncing.is_there() and not answer.is_there()
+        interrupted.signal(signal.SIGUSR1)
+        assert answer.result() == errno.EINTR
+        everything_else_answers(one)
+    assert reading.result() == b"kept"
+    syncing.result()
+    assert two.do("get(web / '.nl' / 'written')") == b"later"
+
+
+def test_a_daemon_killed_while_a_worker_hangs_lets_go_of_the_rest(prepared, report):
+    """The worker hangs in the kernel for as long as its lockspace is stopped."""
+    one, two = prepared
+    one.actor("fd = take('flock', dlm / 'other', 'r')")
+    waiter = two.waiter("flock", "r", lockspace="other")
+    with stopped(prepared):
+        stuck = one.waiter("flock", "free")
+        one.node.run("for i in $(seq 100); do grep -q '^State:.*D' /proc/$(pgrep -x lockspacefs)/task/*/status && exit 0; sleep 0.05; done; exit 1",
+                     check=True)                    # it does hang
+        started = time.monotonic()
+        one.daemon.signal(signal.SIGKILL)
+        assert stuck.errno() in CONNECTION_LOST
+        report("mount let go", time.monotonic() - started)
+        waiter.result()
+        seconds = time.monotonic() - started
+        report("locks in a healthy lockspace let go", seconds)
+        assert seconds < 1
+        assert one.errno("os.listdir(dlm)") == errno.ENOTCONN
+        one.dismiss()
+        one.node.run("umount -l /dlm", check=True)
+    one.daemon.job.wait()                       # only now can its last thread end
+    with mounted([one.node]) as (again,):
+        again.wait_for("is_free(web, 'free')")
+        two.clear()
+        for name in ("web", "other"):
+            again.wait_for(f"errno_of(os.rmdir, dlm / {name!r}) != errno.EBUSY")
+        assert again.do("os.listdir(dlm)") == []
+
+
+# --- two of three nodes are gone -------------------------------------------
+
+def test_without_quorum_everything_is_answered_and_all_ends_well_when_it_is_back(three_nodes, report):
+    with mounted(three_nodes.nodes, "wait=1") as (one, two, three):
+        make([one, two, three], "web", "gone")
+        for site in (one, two, three):
+            site.do("touch(web / 'listed')")
+        one.do("put(web / '.ex' / 'value', b'kept')")
+        held = one.holder("flock", "held")
+        two.holder("flock", "busy")
+        waiting = one.waiter("flock", "busy")
+        two.node.crash()
+        three.node.crash()
+        wait_until(lambda: not one.node.is_quorate(), SOON, "node 1 notices")
+        asked = [one.waiter(way, f"new-{way}") for way in WAYS]
+        trying = one.start("is_free(web, 'tried')")
+        everything_else_answers(one)
+        signals_are_answered(one)
+
+        seconds = one.timed("errno_of(os.mkdir, dlm / 'made')")
+        report("mkdir without quorum", seconds)
+        assert seconds < 3
+        assert one.errno("os.mkdir(dlm / 'made')") == errno.EBUSY           # the work goes on behind
+        for what in ("os.mkdir(dlm / 'second')", "os.rmdir(dlm / 'gone')"):
+            answer = one.start(what)
+            assert answer.errno() == errno.EINPROGRESS
+            assert answer.seconds < 3
+        everything_else_answers(one)                            # and with all these pending
+        signals_are_answered(one)
+        held.do("os.close(fd)")
+        assert not trying.is_there() and not any(answer.is_there() for answer in asked)
+
+        for site in (two, three):
+            site.node.boot(members=3)
+        for site in (two, three):
+            site.node.wait_ready()
+        for answer in [waiting, *asked]:
+            answer.result()
+        assert trying.result() is True
+        for name in ("made", "second"):
+            one.wait_for(f"os.path.isdir(dlm / {name!r})")
+            assert one.errno(f"os.mkdir(dlm / {name!r})") == errno.EEXIST
+        one.wait_for("'gone' not in os.listdir(dlm)")
+        one.wait_for("not os.path.exists(dlm / 'gone')")
+        assert one.do("get(web / '.pr' / 'value')") == b"kept"
+        with mounted([two.node]) as (back,):
+            back.make("web")
+            assert back.is_free("held")
+            assert not back.is_free("busy")
+            for name in ("made", "second"):
+                assert one.errno(f"os.rmdir(dlm / {name!r})") == 0
+
+
+def test_mkdir_and_rmdir_that_wait_can_be_interrupted(three_nodes):
+    with mounted(three_nodes.nodes[:1], "wait=30") as (one,):
+        one.make("web")
+        three_nodes.node(2).crash()
+        three_nodes.node(3).crash()
+        wait_until(lambda: not one.node.is_quorate(), SOON, "node 1 notices")
+        actor = one.actor()
+        answer = actor.start("raw_mkdir(dlm / 'new')")
+        time.sleep(0.5)
+        assert not answer.is_there()
+        actor.signal(signal.SIGUSR1)
+        assert answer.result() == errno.EINTR
+        promptly(one, "ls of the mount", "os.listdir(dlm)")
+        assert one.errno("os.mkdir(dlm / 'new')") == errno.EBUSY
+        three_nodes.node(2).start(members=2)
+        one.wait_for("os.path.isdir(dlm / 'new')")
+
+
+# --- nodes that hang, and daemons of the cluster that die ------------------
+
+def test_a_frozen_node_is_thrown_out(three_nodes, report):
+    """The others go on with its locks; it answers still what needs no cluster."""
+    with mounted(three_nodes.nodes) as (one, two, three):
+        make([one, two, three], "web")
+        for site in (one, two, three):
+            site.do("touch(web / 'listed')")
+        two.do("put(web / '.ex' / 'r', b'old')")
+        holder = one.holder("open")
+        holder.do("os.pwrite(fd, b'never published', 0)")
+        waiter = two.waiter("open")
+        seconds = seconds_until(one.node.freeze, waiter)
+        report("node frozen", seconds)
+        assert seconds < 5
+        assert waiter.actor.errno("os.pread(fd, 32, 0)") == errno.EIO
+        waiter.actor.do("os.pwrite(fd, b'new', 0)")
+        one.node.throw_out()
+        everything_else_answers(one)
+        signals_are_answered(one)
+        assert one.actor().start("os.close(os.open(web / 'x', os.O_CREAT | os.O_RDWR))").errno() == 0
+        assert not three.is_free()
+        waiter.actor.do("os.close(fd)")
+        for site in (two, three):
+            assert site.do("get(web / '.pr' / 'r')") == b"new"
+        one.node.crash()
+        one.node.start(members=3)
+        with mounted([one.node]) as (back,):
+            back.make("web")
+            assert back.do("get(web / '.pr' / 'r')") == b"new"
+
+
+def test_a_node_that_is_cut_off_loses_its_locks(three_nodes):
+    with mounted(three_nodes.nodes) as (one, two, three):
+        make([one, two, three], "web")
+        for site in (one, two, three):
+            site.do("touch(web / 'listed')")
+        one.holder("flock")
+        waiter = two.waiter("flock")
+        one.node.cut()
+        waiter.result()
+        everything_else_answers(one)
+        asked = one.waiter("flock")             # over there nobody is let in any more
+        assert not asked.is_there()
+        one.node.crash()
+
+
+def test_dlm_controld_killed_under_the_mount(two_nodes):
+    """Its lockspaces stop; the daemon goes on, and says so where something is asked of the cluster."""
+    with mounted(two_nodes.nodes, "wait=1") as (one, two):
+        make([one, two], "web")
+        for site in (one, two):
+            site.do("touch(web / 'listed')")
+        one.node.run("kill -9 $(pidof dlm_controld)", check=True)
+        one.node.run("until ! pidof dlm_controld; do sleep 0.05; done", SOON)
+        everything_else_answers(one)
+        answer = one.start("os.mkdir(dlm / 'new')")
+        assert answer.errno() in (errno.ENOTCONN, errno.EINPROGRESS)
+        assert answer.seconds < 3
+        one.dismiss()
+        one.node.run("umount /dlm", check=True)
+        wait_until(lambda: "the cluster does not answer" in one.daemon.log(), SOON, "the daemon gives up")
+        one.node.crash()                        # a process that hangs in the kernel ends no other way
+        assert two.is_free()
