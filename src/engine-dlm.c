@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 /*
  * The kernel's DLM.
@@ -146,6 +147,10 @@ static gboolean dlm_start(const Options *options, const EngineEvents *events, vo
 
         if (!dlm_cluster_check(error) || !dlm_cluster_parse_flags(options->lockspace_flags, &flags, error))
                 return FALSE;
+        /* A core dump stops the threads before their descriptors are closed. With
+         * a release in the kernel, which waits for one of those, it would never end. */
+        if (prctl(PR_SET_DUMPABLE, 0) < 0)
+                g_debug("a crash during a release may hang the node's lockspaces");
 
         engine = g_new0(DlmEngine, 1);
         mailbox = dlm_mailbox_new(engine);
