@@ -1,9 +1,9 @@
 """Processes on a node that do to a mounted tree what a test tells them, and the mounts they work in.
 
     with mounted(cluster.nodes) as (one, two):
-        one.make("web")
+        make([one, two], "web")
         holder = one.actor("fd = take('flock', web, 'deploy')")
-        waiting = two.actor().start("fd = take('flock', web, 'deploy')")
+        waiting = two.start("fd = take('flock', web, 'deploy')")
         holder.kill()
         waiting.result()
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, Optional, Sequence
 
 if TYPE_CHECKING:
-    from cluster import Job, Node
+    from cluster import Job
 
 HERE = Path(__file__).resolve().parent
 PYTHON = "/usr/bin/python3"
@@ -112,6 +112,7 @@ class Answer:
         self._troupe = troupe
         self._number = number
         self._source = source
+        self.actor: Optional["Actor"] = None
 
     def is_there(self) -> bool:
         return self._number in self._troupe.answers()
@@ -250,8 +251,11 @@ class Site:
         return self._first
 
     def start(self, source: str) -> Answer:
-        """In a process of its own."""
-        return self.actor().start(source)
+        """In a process of its own, the .actor of the answer."""
+        actor = self.actor()
+        answer = actor.start(source)
+        answer.actor = actor
+        return answer
 
     def do(self, source: str, timeout: float = TIMEOUT):
         """In a process that is kept for this."""
@@ -283,6 +287,10 @@ class Site:
 
     def is_free(self, resource: str = "r", mode: str = "ex", lockspace: str = "web", way: str = "open") -> bool:
         return self.do(f"is_free(dlm / {lockspace!r}, {resource!r}, {mode!r}, {way!r})")
+
+    def wait_free(self, resource: str = "r", mode: str = "ex", lockspace: str = "web", way: str = "open") -> None:
+        """What another node has let go is free here when its word has come across."""
+        self.wait_for(f"is_free(dlm / {lockspace!r}, {resource!r}, {mode!r}, {way!r})")
 
     def waiter(self, way: str = "flock", resource: str = "r", mode: str = "ex", lockspace: str = "web") -> Answer:
         """A process that waits for the lock, and is queued already; it keeps it once it has it. Whoever has the lock

@@ -31,8 +31,8 @@ def sites(mounts):
 
 
 def read_everywhere(sites, resource="r"):
-    """Without a lock and under one: what all the nodes say, which is one thing."""
-    seen = {site.do(f"get(web / {where!r} / {resource!r})") for where in (".", ".nl", ".pr", ".ex") for site in sites}
+    """Under a lock, which waits for who writes, then without: what all the nodes say, which is one thing."""
+    seen = {site.do(f"get(web / {where!r} / {resource!r})") for where in (".pr", ".ex", ".nl", ".") for site in sites}
     assert len(seen) == 1, seen
     return seen.pop()
 
@@ -141,7 +141,7 @@ def test_a_killed_writer_has_closed(sites):
     writer = one.holder("open")
     writer.do("os.pwrite(fd, b'last words', 0)")
     writer.kill()
-    two.wait_for("is_free(web, 'r')")
+    two.wait_free()
     assert read_everywhere(sites) == b"last words"
 
 
@@ -202,7 +202,7 @@ def test_another_program_that_dies_with_ex_has_lost_it(sites):
     writer = two.program("web", "lock w r EX valblk")
     writer.wait_for("w granted")
     writer.kill()
-    three.wait_for("is_free(web, 'r')")
+    three.wait_free()
     for site in sites:
         assert site.errno(READ) == site.errno(READ_LOCKED) == errno.EIO
     three.do("put(web / '.ex' / 'r', b'after')")
