@@ -48,6 +48,6 @@ void handle_truncate_lock(Lock *lock, off_t size);
 
 /* poll(2): what is true now, and remember whom to tell. Takes @poll. */
 unsigned handle_poll(Handle *handle, struct fuse_pollhandle *poll);
-void handle_asked(Handle *handle);              /* somebody waits for what it holds: POLLPRI */
+void handle_notify(Handle *handle);             /* handle_poll() has something new to say */
 void handle_set_dead(Handle *handle);           /* its lockspace is gone: ESTALE from now on */
 void handle_shut_down(Handle *handle);          /* the daemon is to end: who waits gets ESHUTDOWN, who holds keeps */

@@ -61,3 +61,5 @@ void request_open_locks(fuse_req_t req, Lockspace *lockspace, const struct fuse_
 void request_answer(Request *request, int status);
 /* Its wait begins, or goes on: let signals through. -ENOLCK: too many wait. */
 int request_begin_wait(Request *request);
+/* It waits in @queue, Holder.waiting or Lockspace.postponed, until it is taken out or answered. */
+void request_enqueue(Request *request, GQueue *queue);

@@ -166,7 +166,7 @@ void handle_truncate_lock(Lock *lock, off_t size)
 
 /* --- poll --- */
 
-static void notify(Handle *handle)
+void handle_notify(Handle *handle)
 {
         if (handle->poll)
                 fuse_lowlevel_notify_poll(handle->poll);
@@ -198,11 +198,6 @@ unsigned handle_poll(Handle *handle, struct fuse_pollhandle *poll)
                (handle->is_dead ? POLLERR | POLLHUP : 0) | (handle->is_ending ? POLLHUP : 0);
 }
 
-void handle_asked(Handle *handle)
-{
-        notify(handle);
-}
-
 /* @status: what those who wait through this file are told. */
 static void fail_holders(Handle *handle, int status)
 {
@@ -218,13 +213,13 @@ static void fail_holders(Handle *handle, int status)
 void handle_set_dead(Handle *handle)
 {
         handle->is_dead = TRUE;
-        notify(handle);
+        handle_notify(handle);
         fail_holders(handle, -ESTALE);
 }
 
 void handle_shut_down(Handle *handle)
 {
         handle->is_ending = TRUE;
-        notify(handle);
+        handle_notify(handle);
         fail_holders(handle, -ESHUTDOWN);
 }

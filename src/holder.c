@@ -43,10 +43,12 @@ static Tree *holder_tree(const Holder *holder)
         return holder->resource->lockspace->tree;
 }
 
-static void enqueue(GQueue *queue, Request *request)
+/* @request has its turn when this holder's earlier ones are through. */
+static void wait_for_turn(Holder *holder, Request *request)
 {
-        request->queue = queue;
-        g_queue_push_tail_link(queue, &request->link);
+        if (!holder->waiting)
+                holder->waiting = g_queue_new();
+        request_enqueue(request, holder->waiting);
 }
 
 /* --- dead-locks --- */
@@ -143,7 +145,7 @@ static void holder_blocking(Lock *lock, void *data)
 {
         Holder *holder = data;
 
-        handle_asked(holder->handle);
+        handle_notify(holder->handle);
 }
 
 static unsigned request_flags(const Holder *holder, const Request *request)
@@ -209,15 +211,13 @@ void holder_lock(Holder *holder, Request *request)
         if (r == 0 && is_busy(holder)) {
                 r = request_begin_wait(request);
                 if (r == 0) {
-                        if (!holder->waiting)
-                                holder->waiting = g_queue_new();
-                        enqueue(holder->waiting, request);
+                        wait_for_turn(holder, request);
                         return;
                 }
         } else if (r == 0 && !lockspace_is_usable(lockspace)) {
                 r = request_begin_wait(request);
                 if (r == 0) {
-                        enqueue(&lockspace->postponed, request);
+                        request_enqueue(request, &lockspace->postponed);
                         return;
                 }
         } else if (r == 0 && !(holder->lock && holder->lock->mode == request->mode)) {
@@ -240,9 +240,7 @@ void holder_sync(Holder *holder, Request *request)
         if (r == 0 && lock && lock_has(lock) && lock->dirty) {
                 r = request_begin_wait(request);
                 if (r == 0 && is_busy(holder)) {
-                        if (!holder->waiting)
-                                holder->waiting = g_queue_new();
-                        enqueue(holder->waiting, request);
+                        wait_for_turn(holder, request);
                         return;
                 }
                 if (r == 0)

@@ -69,6 +69,12 @@ static void request_settle(Request *request)
         request->is_charged = FALSE;
 }
 
+void request_enqueue(Request *request, GQueue *queue)
+{
+        request->queue = queue;
+        g_queue_push_tail_link(queue, &request->link);
+}
+
 /* --- answers --- */
 
 static void answer_open(Request *request, int status)
@@ -291,8 +297,7 @@ static gboolean detail_begin(Detail *detail, Lockspace *lockspace)
         }
         if (lockspace_is_usable(lockspace))
                 return TRUE;
-        request->queue = &lockspace->postponed;
-        g_queue_push_tail_link(&lockspace->postponed, &request->link);
+        request_enqueue(request, &lockspace->postponed);
         return FALSE;
 }
 
