@@ -10,6 +10,7 @@
 #include "dlm-watch.h"
 #include "dlm-worker.h"
 #include "engine.h"
+#include "id-array.h"
 
 typedef struct DlmEngine DlmEngine;
 typedef struct DlmSpace DlmSpace;
@@ -44,7 +45,7 @@ struct DlmEngine {
         uint32_t creation_flags;
         uint64_t xid;                           /* on each of our locks, for debugfs */
         uint32_t node;
-        GPtrArray *locks;                       /* of DlmLock (engine-dlm.c), by id: ids are dense */
+        IdArray *locks;                         /* of DlmLock (engine-dlm.c), by id */
         GHashTable *spaces;                     /* of DlmSpace, by id */
         uint32_t last_space;                    /* the highest id given out */
         GHashTable *names;                      /* of names under way: being made, or released */

@@ -56,4 +56,5 @@ int local_resource_unlock(LocalLock *lock, uint32_t flags, const uint8_t *value)
 /* End a request or conversion that is still queued; nothing to do if none is. */
 void local_resource_cancel(LocalLock *lock);
 
+void local_resource_forget_value(LocalResource *resource);      /* as never written */
 void local_resource_free(LocalResource *resource);      /* its locks are the engine's to free */

@@ -132,7 +132,7 @@ static void dlm_stop(Engine *base)
         dlm_mailbox_unref(engine->mailbox);
         while (engine_deliver_later(engine, NULL))
                 ;
-        g_ptr_array_unref(engine->locks);
+        id_array_free(engine->locks);
         g_hash_table_unref(engine->spaces);
         g_hash_table_unref(engine->names);
         g_ptr_array_unref(engine->releases);
@@ -170,7 +170,7 @@ static gboolean dlm_start(const Options *options, const EngineEvents *events, vo
         engine->creation_flags = flags;
         engine->xid = (uint64_t)g_random_int() << 32 | g_random_int() | 1;
         engine->node = dlm_cluster_node();
-        engine->locks = g_ptr_array_new();
+        engine->locks = id_array_new();
         engine->spaces = g_hash_table_new(NULL, NULL);
         engine->names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
         engine->releases = g_ptr_array_new();
@@ -193,27 +193,25 @@ static uint32_t dlm_node(Engine *engine)
 
 static DlmLock *lock_find(DlmEngine *engine, uint32_t id)
 {
-        return id < engine->locks->len ? g_ptr_array_index(engine->locks, id) : NULL;
+        return id_array_find(engine->locks, id);
 }
 
 static DlmLock *lock_new(DlmEngine *engine, uint32_t id, DlmSpace *space)
 {
-        DlmLock *lock = g_new0(DlmLock, 1);
+        DlmLock *lock = g_slice_new0(DlmLock);
 
-        if (id >= engine->locks->len)
-                g_ptr_array_set_size(engine->locks, MAX(id + 1, MIN(2 * engine->locks->len, G_MAXINT / 2)));
         lock->id = id;
         lock->space = space;
-        g_ptr_array_index(engine->locks, id) = lock;
+        id_array_set(engine->locks, id, lock);
         dlm_space_count_lock(space, 1);
         return lock;
 }
 
 static void lock_free(DlmEngine *engine, DlmLock *lock)
 {
-        g_ptr_array_index(engine->locks, lock->id) = NULL;
+        id_array_set(engine->locks, lock->id, NULL);
         dlm_space_count_lock(lock->space, -1);
-        g_free(lock);
+        g_slice_free(DlmLock, lock);
 }
 
 void dlm_engine_drop_locks(DlmEngine *engine, DlmSpace *space)

@@ -9,6 +9,7 @@
  * empty. The id of a lock that is gone stays taken until that has been told.
  */
 #include "engine.h"
+#include "id-array.h"
 #include "local-resource.h"
 #include <errno.h>
 
@@ -23,7 +24,8 @@ typedef struct LocalEngine {
         GHashTable *lockspaces;                 /* id => LocalLockspace, owned */
         GHashTable *names;                      /* name => LocalLockspace */
         uint32_t last_lockspace;
-        GHashTable *locks;                      /* id => LocalLock, owned; also those gone but not told */
+        IdArray *locks;                         /* of LocalLock, owned; also those gone but not told */
+        LocalResource *idle;                    /* unused, but kept: the last that was given up. NULL: none */
         LocalEvents events;
         GSource *source;
 } LocalEngine;
@@ -75,6 +77,8 @@ static LocalResource *get_resource(LocalEngine *e, LocalLockspace *ls, const uin
         LocalName name = { .bytes = bytes, .len = len };
         LocalResource *resource = g_hash_table_lookup(ls->resources, &name);
 
+        if (resource && resource == e->idle)
+                e->idle = NULL;
         if (!resource) {
                 resource = local_resource_new(ls->id, &name, &e->events);
                 g_hash_table_insert(ls->resources, (void *)local_resource_name(resource), resource);
@@ -82,14 +86,26 @@ static LocalResource *get_resource(LocalEngine *e, LocalLockspace *ls, const uin
         return resource;
 }
 
-/* The value block dies with the last lock. */
-static void drop_resource_if_unused(LocalEngine *e, LocalResource *resource)
+static void drop_idle_resource(LocalEngine *e)
 {
-        if (local_resource_is_unused(resource)) {
+        LocalResource *resource = g_steal_pointer(&e->idle);
+
+        if (resource) {
                 LocalLockspace *ls = find_lockspace(e, local_resource_lockspace(resource));
 
                 g_hash_table_remove(ls->resources, local_resource_name(resource));
         }
+}
+
+/* The value block dies with the last lock. The resource stays for a while:
+ * mostly the next lock is on the same name. */
+static void drop_resource_if_unused(LocalEngine *e, LocalResource *resource)
+{
+        if (!local_resource_is_unused(resource))
+                return;
+        drop_idle_resource(e);
+        local_resource_forget_value(resource);
+        e->idle = resource;
 }
 
 static void queue_done(LocalEngine *e, EngineDone *done, void *data, int status, uint32_t lockspace)
@@ -105,12 +121,24 @@ static void queue_done(LocalEngine *e, EngineDone *done, void *data, int status,
 
 static LocalLock *find_lock(LocalEngine *e, uint32_t id)
 {
-        return g_hash_table_lookup(e->locks, GUINT_TO_POINTER(id));
+        return id_array_find(e->locks, id);
 }
 
 static void forget_lock(LocalEngine *e, LocalLock *lock)
 {
-        g_hash_table_remove(e->locks, GUINT_TO_POINTER(lock->id));
+        id_array_set(e->locks, lock->id, NULL);
+        g_slice_free(LocalLock, lock);
+}
+
+/* Those of @lockspace; 0: all. */
+static void forget_locks(LocalEngine *e, uint32_t lockspace)
+{
+        for (uint32_t id = 0; id < e->locks->len; id++) {
+                LocalLock *lock = find_lock(e, id);
+
+                if (lock && (lockspace == 0 || (lock->resource && local_resource_lockspace(lock->resource) == lockspace)))
+                        forget_lock(e, lock);
+        }
 }
 
 /* What dlm_lock() refuses without looking at any lock. */
@@ -204,7 +232,7 @@ static gboolean local_start(const Options *options, const EngineEvents *events, 
         e->engine = (Engine){ .ops = &engine_local_ops, .events = events, .events_data = data };
         e->lockspaces = g_hash_table_new_full(NULL, NULL, NULL, lockspace_free);
         e->names = g_hash_table_new(g_str_hash, g_str_equal);
-        e->locks = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+        e->locks = id_array_new();
         e->source = g_source_new(&source_funcs, sizeof(LocalSource));
         ((LocalSource *)e->source)->engine = e;
         g_source_set_static_name(e->source, "engine-local");
@@ -222,7 +250,8 @@ static void local_stop(Engine *engine)
         local_events_clear(&e->events);
         g_hash_table_unref(e->names);
         g_hash_table_unref(e->lockspaces);
-        g_hash_table_unref(e->locks);
+        forget_locks(e, 0);
+        id_array_free(e->locks);
         g_free(e);
 }
 
@@ -278,13 +307,6 @@ static void forget_event(const LocalEvent *event, void *engine)
                 forget_lock(engine, event->lock);
 }
 
-static gboolean is_in_lockspace(void *id, void *lock, void *lockspace)
-{
-        const LocalLock *l = lock;
-
-        return l->resource && local_resource_lockspace(l->resource) == GPOINTER_TO_UINT(lockspace);
-}
-
 static int local_release(Engine *engine, uint32_t lockspace, gboolean force, EngineDone *done, void *data)
 {
         LocalEngine *e = local_engine(engine);
@@ -292,13 +314,14 @@ static int local_release(Engine *engine, uint32_t lockspace, gboolean force, Eng
 
         if (!ls)
                 return -ESTALE;
+        drop_idle_resource(e);
         if (!force && g_hash_table_size(ls->resources) > 0) {
                 queue_done(e, done, data, -EBUSY, lockspace);
                 return 0;
         }
         if (force) {                            /* first what is gone already, then what is there */
                 local_events_purge(&e->events, lockspace, forget_event, e);
-                g_hash_table_foreach_remove(e->locks, is_in_lockspace, GUINT_TO_POINTER(lockspace));
+                forget_locks(e, lockspace);
         }
         g_hash_table_remove(e->names, ls->name);
         g_hash_table_remove(e->lockspaces, GUINT_TO_POINTER(lockspace));
@@ -323,10 +346,10 @@ static int local_lock(Engine *engine, const EngineLock *lock)
                 return -EINVAL;
         g_assert(lock->id != 0 && !find_lock(e, lock->id));
 
-        l = g_new0(LocalLock, 1);
+        l = g_slice_new0(LocalLock);
         l->id = lock->id;
         l->busy = TRUE;
-        g_hash_table_insert(e->locks, GUINT_TO_POINTER(l->id), l);
+        id_array_set(e->locks, l->id, l);
         resource = get_resource(e, ls, lock->name, lock->name_len);
         local_resource_request(resource, l, lock->mode, lock->flags);
         drop_resource_if_unused(e, resource);

@@ -66,7 +66,7 @@ gboolean local_name_equal(const void *a, const void *b)
 
 LocalResource *local_resource_new(uint32_t lockspace, const LocalName *name, LocalEvents *events)
 {
-        LocalResource *r = g_malloc0(sizeof(LocalResource) + name->len);
+        LocalResource *r = g_slice_alloc0(sizeof(LocalResource) + name->len);
 
         memcpy(r->name_bytes, name->bytes, name->len);
         r->name = (LocalName){ .bytes = r->name_bytes, .len = name->len };
@@ -90,12 +90,18 @@ gboolean local_resource_is_unused(const LocalResource *r)
         return r->locks == 0;
 }
 
+void local_resource_forget_value(LocalResource *r)
+{
+        g_clear_pointer(&r->value, g_free);
+        r->lost = FALSE;
+}
+
 void local_resource_free(LocalResource *r)
 {
         if (!r)
                 return;
-        g_free(r->value);
-        g_free(r);
+        local_resource_forget_value(r);
+        g_slice_free1(sizeof(LocalResource) + r->name.len, r);
 }
 
 /* --- queues --- */
@@ -230,6 +236,8 @@ static void tell_wanted(LocalResource *r, LockMode wanted)
 /* Who was granted just now has not heard what those still queued want. */
 static void tell_all_wanted(LocalResource *r)
 {
+        if (!r->converting.first && !r->waiting.first)
+                return;
         for (int granted = MODE_EX; granted > MODE_NL; granted--)
                 for (int m = MODE_EX; m > MODE_NL; m--)
                         if ((r->conversions[m] || r->waiters[m]) && !mode_is_compatible(granted, m)) {

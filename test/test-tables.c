@@ -1,6 +1,7 @@
 /*
- * The id table, and what users are counted for.
+ * The id table, the id array, and what users are counted for.
  */
+#include "id-array.h"
 #include "id-table.h"
 #include "user.h"
 #include <errno.h>
@@ -44,6 +45,25 @@ static void test_a_walk_may_remove(void)
         id_table_clear(&table);
 }
 
+static void test_an_array_has_what_was_set(void)
+{
+        IdArray *array = id_array_new();
+        int objects[2];
+
+        g_assert_null(id_array_find(array, 0));
+        g_assert_null(id_array_find(array, 1000));
+        id_array_set(array, 1000, &objects[0]);
+        id_array_set(array, 1, &objects[1]);
+        g_assert_true(id_array_find(array, 1000) == &objects[0]);
+        g_assert_true(id_array_find(array, 1) == &objects[1]);
+        g_assert_null(id_array_find(array, 2));
+        g_assert_null(id_array_find(array, 1001));
+        g_assert_null(id_array_find(array, G_MAXUINT32));
+        id_array_set(array, 1000, NULL);
+        g_assert_null(id_array_find(array, 1000));
+        id_array_free(array);
+}
+
 static void test_limits_are_per_user_and_thing(void)
 {
         const Options options = { .max_files = 2, .max_locks = 1, .max_waiters = 0 };
@@ -78,6 +98,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/tables/ids-are-small-and-come-again", test_ids_are_small_and_come_again);
         g_test_add_func("/tables/a-walk-may-remove", test_a_walk_may_remove);
+        g_test_add_func("/tables/an-array-has-what-was-set", test_an_array_has_what_was_set);
         g_test_add_func("/tables/limits-are-per-user-and-thing", test_limits_are_per_user_and_thing);
         g_test_add_func("/tables/root-is-not-counted", test_root_is_not_counted);
         return g_test_run();
