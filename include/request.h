@@ -59,7 +59,10 @@ void request_open_locks(fuse_req_t req, Lockspace *lockspace, const struct fuse_
 
 /* Called by holders and lockspaces: end it. 0 or a negative errno. */
 void request_answer(Request *request, int status);
-/* Its wait begins, or goes on: let signals through. -ENOLCK: too many wait. */
-int request_begin_wait(Request *request);
+/* Its wait begins, or goes on. It is Tree.fresh until whoever read it from the
+ * kernel has given the engine a chance to answer it at once, as most are, … */
+void request_begin_wait(Request *request);
+/* … and if it was not, signals get through from then on. */
+void request_let_signals_through(Tree *tree);
 /* It waits in @queue, Holder.waiting or Lockspace.postponed, until it is taken out or answered. */
 void request_enqueue(Request *request, GQueue *queue);

@@ -8,7 +8,7 @@
 
 static Handle *handle_new(Tree *tree, HandleKind kind)
 {
-        Handle *handle = g_new0(Handle, 1);
+        Handle *handle = g_slice_new0(Handle);
 
         handle->tree = tree;
         handle->kind = kind;
@@ -73,7 +73,7 @@ void handle_free(Handle *handle)
         }
         if (handle->poll)
                 fuse_pollhandle_destroy(handle->poll);
-        g_free(handle);
+        g_slice_free(Handle, handle);
 }
 
 gboolean handle_is_file(const Handle *handle)

@@ -1,7 +1,6 @@
 #include "holder.h"
 #include "handle.h"
 #include "lockspace.h"
-#include "process.h"
 #include "request.h"
 #include "resource.h"
 #include <errno.h>
@@ -169,15 +168,15 @@ static int ask(Holder *holder, Request *request)
         const gboolean is_new = !holder->lock;
         int r;
 
-        r = request_begin_wait(request);
-        if (r < 0)
-                return r;
+        request_begin_wait(request);
         if (is_new) {
                 const struct fuse_ctx *ctx = fuse_req_ctx(request->req);
 
-                r = lock_new(holder->resource, holder->by, ctx->uid, request->pid ? request->pid : process_of_thread(ctx->pid), &holder->lock);
+                r = lock_new(holder->resource, holder->by, ctx->uid, request->pid ? request->pid : ctx->pid, &holder->lock);
                 if (r < 0)
                         return r;
+                if (!request->pid)
+                        lock_set_thread(holder->lock);
                 lock_set_callbacks(holder->lock, holder_done, holder_blocking, holder);
         }
         r = lock_request(holder->lock, request->mode, request_flags(holder, request));
@@ -209,18 +208,16 @@ void holder_lock(Holder *holder, Request *request)
 
         request->holder = holder;
         if (r == 0 && is_busy(holder)) {
-                r = request_begin_wait(request);
-                if (r == 0) {
-                        wait_for_turn(holder, request);
-                        return;
-                }
-        } else if (r == 0 && !lockspace_is_usable(lockspace)) {
-                r = request_begin_wait(request);
-                if (r == 0) {
-                        request_enqueue(request, &lockspace->postponed);
-                        return;
-                }
-        } else if (r == 0 && !(holder->lock && holder->lock->mode == request->mode)) {
+                request_begin_wait(request);
+                wait_for_turn(holder, request);
+                return;
+        }
+        if (r == 0 && !lockspace_is_usable(lockspace)) {
+                request_begin_wait(request);
+                request_enqueue(request, &lockspace->postponed);
+                return;
+        }
+        if (r == 0 && !(holder->lock && holder->lock->mode == request->mode)) {
                 if (holder->by == BY_POSIX && request->wait && would_deadlock(holder, request->mode))
                         r = -EDEADLK;
                 else
@@ -238,13 +235,12 @@ void holder_sync(Holder *holder, Request *request)
 
         request->holder = holder;
         if (r == 0 && lock && lock_has(lock) && lock->dirty) {
-                r = request_begin_wait(request);
-                if (r == 0 && is_busy(holder)) {
+                request_begin_wait(request);
+                if (is_busy(holder)) {
                         wait_for_turn(holder, request);
                         return;
                 }
-                if (r == 0)
-                        r = lock_request(lock, lock->mode, 0);
+                r = lock_request(lock, lock->mode, 0);
                 if (r == 0) {
                         holder->active = request;
                         return;
@@ -365,7 +361,7 @@ static Owner *owner_get(Tree *tree, guint64 id)
         Owner *owner = g_hash_table_lookup(tree->owners, &id);
 
         if (!owner) {
-                owner = g_new0(Owner, 1);
+                owner = g_slice_new0(Owner);
                 owner->id = id;
                 g_hash_table_add(tree->owners, owner);
         }
@@ -378,7 +374,7 @@ Holder *fcntl_holder_get(Resource *resource, guint64 owner, LockBy by, Handle *h
         FcntlHolder *holder = (FcntlHolder *)fcntl_holder_find(resource, owner);
 
         if (!holder) {
-                holder = g_new0(FcntlHolder, 1);
+                holder = g_slice_new0(FcntlHolder);
                 holder_init(&holder->base, resource, handle, by);
                 holder->base.owner = owner;
                 holder->owner = owner_get(tree, owner);
@@ -424,8 +420,8 @@ void fcntl_holder_put(Holder *base)
         g_queue_unlink(&owner->holders, &holder->link);
         if (g_queue_is_empty(&owner->holders)) {
                 g_hash_table_remove(tree->owners, &owner->id);
-                g_free(owner);
+                g_slice_free(Owner, owner);
         }
         holder_clear(base);
-        g_free(holder);
+        g_slice_free(FcntlHolder, holder);
 }

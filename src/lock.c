@@ -1,5 +1,6 @@
 #include "lock.h"
 #include "lockspace.h"
+#include "process.h"
 #include "resource.h"
 #include "trace.h"
 #include <errno.h>
@@ -11,6 +12,8 @@
  * value that is lost (VALNOTVALID) and was not written since goes back as
  * lost, with IVVALBLK.
  */
+
+#define UNNAMED_MAX 1024                        /* locks whose process is found later */
 
 static const char *const state_names[] = { "new", "locking", "held", "converting", "unlocking", "abandoned" };
 
@@ -53,7 +56,7 @@ static void set_state(Lock *lock, LockState state)
         trace("lock %u %s: %s -> %s", lock->id, lock_by_to_string(lock->by), state_names[lock->state], state_names[state]);
         count(lock, -1);
         lock->state = state;
-        lock->since_us = g_get_monotonic_time();
+        lock->since_us = tree_now_us(lock->resource->lockspace->tree);
         count(lock, 1);
 }
 
@@ -80,7 +83,7 @@ int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_loc
                 if (r < 0)
                         return r;
         }
-        lock = g_new0(Lock, 1);
+        lock = g_slice_new0(Lock);
         lock->is_charged = !is_internal(by);
         lock->by = by;
         lock->uid = uid;
@@ -101,6 +104,29 @@ void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void
         lock->data = data;
 }
 
+void lock_set_thread(Lock *lock)
+{
+        Tree *tree = lock->resource->lockspace->tree;
+
+        lock->is_thread = TRUE;
+        g_array_append_val(tree->unnamed, lock->id);
+        if (tree->unnamed->len >= UNNAMED_MAX)
+                lock_find_processes(tree);
+}
+
+void lock_find_processes(Tree *tree)
+{
+        for (guint i = 0; i < tree->unnamed->len; i++) {
+                Lock *lock = id_table_find(&tree->locks, g_array_index(tree->unnamed, uint32_t, i));
+
+                if (!lock || !lock->is_thread)  /* gone, or its number is another's by now */
+                        continue;
+                lock->pid = process_of_thread(lock->pid);
+                lock->is_thread = FALSE;
+        }
+        g_array_set_size(tree->unnamed, 0);
+}
+
 void lock_free(Lock *lock)
 {
         Resource *resource = lock->resource;
@@ -109,7 +135,7 @@ void lock_free(Lock *lock)
         set_dropping(lock);
         g_queue_unlink(&resource->locks, &lock->link);
         id_table_remove(&lockspace->tree->locks, lock->id);
-        g_free(lock);
+        g_slice_free(Lock, lock);
         lockspace_ref(lockspace);               /* the resource may be its last user */
         lockspace->all_locks--;
         resource_release(resource);

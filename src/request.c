@@ -44,7 +44,7 @@ static void request_restart(Request *request)
 
 static Request *request_new(fuse_req_t req, RequestKind kind)
 {
-        Request *request = g_new0(Request, 1);
+        Request *request = g_slice_new0(Request);
 
         request->req = req;
         request->kind = kind;
@@ -61,11 +61,15 @@ static Tree *request_tree(const Request *request)
 /* It waits no longer. Before the reply, which frees the fuse_req_t. */
 static void request_settle(Request *request)
 {
+        Tree *tree = request_tree(request);
+
+        if (tree->fresh == request)
+                tree->fresh = NULL;
         if (request->queue)
                 g_queue_unlink(request->queue, &request->link);
         request->queue = NULL;
         if (request->is_charged)
-                users_discharge(request_tree(request)->users, fuse_req_ctx(request->req)->uid, USER_WAITER);
+                users_discharge(tree->users, fuse_req_ctx(request->req)->uid, USER_WAITER);
         request->is_charged = FALSE;
 }
 
@@ -125,7 +129,7 @@ void request_answer(Request *request, int status)
                 reply_result(req, "request", status);
                 break;
         }
-        g_free(request);
+        g_slice_free(Request, request);
 }
 
 /* --- signals and limits --- */
@@ -143,23 +147,32 @@ static void request_interrupted(fuse_req_t req, void *data)
         request_answer(request, -EINTR);
 }
 
-int request_begin_wait(Request *request)
+void request_begin_wait(Request *request)
 {
         Tree *tree = request_tree(request);
 
         if (request->is_waiting)
-                return 0;
-        /* The signal may come before the request. (The callback must not be set
-         * then: libfuse would call it at once, and use the request after it.) */
-        if (fuse_req_interrupted(request->req))
-                return -EINTR;
+                return;
         if (request->wait) {
                 request->is_charged = users_charge(tree->users, fuse_req_ctx(request->req)->uid, USER_WAITER) == 0;
                 request->is_over_limit = !request->is_charged;
         }
         request->is_waiting = TRUE;
-        fuse_req_interrupt_func(request->req, request_interrupted, request);
-        return 0;
+        tree->fresh = request;
+}
+
+void request_let_signals_through(Tree *tree)
+{
+        Request *request = g_steal_pointer(&tree->fresh);
+
+        if (!request)
+                return;
+        /* The signal may have come before the request. (The callback must not be
+         * set then: libfuse would call it at once, and use the request after it.) */
+        if (fuse_req_interrupted(request->req))
+                request_interrupted(request->req, request);
+        else
+                fuse_req_interrupt_func(request->req, request_interrupted, request);
 }
 
 /* --- through a holder --- */
@@ -213,7 +226,7 @@ void request_fsync(fuse_req_t req, Handle *handle)
 
 static Detail *detail_new(fuse_req_t req, RequestKind kind, void (*start)(Request *request))
 {
-        Detail *detail = g_new0(Detail, 1);
+        Detail *detail = g_slice_new0(Detail);
 
         detail->tree = fuse_req_userdata(req);
         detail->request = request_new(req, kind);
@@ -240,7 +253,7 @@ static void detail_free(Detail *detail)
         if (detail->text)
                 g_string_free(detail->text, TRUE);
         g_free(detail->name);
-        g_free(detail);
+        g_slice_free(Detail, detail);
 }
 
 /* Answer with an error, and the work is over. */
@@ -257,7 +270,7 @@ static fuse_req_t detail_take_req(Detail *detail)
         fuse_req_t req = request->req;
 
         request_settle(request);
-        g_free(request);
+        g_slice_free(Request, request);
         return req;
 }
 
@@ -289,12 +302,12 @@ static void detail_interrupted(Detail *detail)
 static gboolean detail_begin(Detail *detail, Lockspace *lockspace)
 {
         Request *request = detail->request;
-        int r = lockspace->state == LOCKSPACE_DEAD ? -ESTALE : request_begin_wait(request);
 
-        if (r < 0) {
-                detail_fail(detail, r);
+        if (lockspace->state == LOCKSPACE_DEAD) {
+                detail_fail(detail, -ESTALE);
                 return FALSE;
         }
+        request_begin_wait(request);
         if (lockspace_is_usable(lockspace))
                 return TRUE;
         request_enqueue(request, &lockspace->postponed);
@@ -421,6 +434,7 @@ void request_getlk(fuse_req_t req, Handle *handle, guint64 owner, const struct f
         struct flock answer = { .l_type = F_UNLCK };
         Detail *detail;
 
+        lock_find_processes(handle->tree);
         for (GList *l = resource->locks.head; l; l = l->next) {
                 const Lock *lock = l->data;
 
@@ -465,10 +479,9 @@ void request_open_locks(fuse_req_t req, Lockspace *lockspace, const struct fuse_
 {
         Detail *detail = detail_new(req, REQUEST_LOCKS, NULL);
         Engine *engine = detail->tree->engine;
-        int r = request_begin_wait(detail->request);
+        int r;
 
-        if (r < 0)
-                return detail_fail(detail, r);
+        request_begin_wait(detail->request);
         detail->lockspace = lockspace_ref(lockspace);
         detail->fi = *fi;
         detail->text = control_locks(lockspace);
@@ -524,10 +537,9 @@ void request_mkdir(fuse_req_t req, Tree *tree, const char *name, mode_t mode)
                 r = -EEXIST;
         if (r == 0 && g_hash_table_contains(tree->making, name))
                 r = -EBUSY;
-        if (r == 0)
-                r = request_begin_wait(detail->request);
         if (r < 0)
                 return detail_fail(detail, r);
+        request_begin_wait(detail->request);
         detail->name = g_strdup(name);
         detail->mode = mode & 07777;
         detail->uid = ctx->uid;
@@ -555,10 +567,9 @@ static void rmdir_done(void *data, int status)
 void request_rmdir(fuse_req_t req, Lockspace *lockspace)
 {
         Detail *detail = detail_new(req, REQUEST_RMDIR, NULL);
-        int r = request_begin_wait(detail->request);
+        int r;
 
-        if (r < 0)
-                return detail_fail(detail, r);
+        request_begin_wait(detail->request);
         detail->lockspace = lockspace_ref(lockspace);
         detail->timer = g_timeout_add_seconds(detail->tree->options->wait_s, too_slow, detail);
         r = lockspace_release(lockspace, lockspace->is_force, rmdir_done, detail);
@@ -589,10 +600,9 @@ void request_set_attr(fuse_req_t req, Lockspace *lockspace, const EngineAttr *at
         Detail *detail = detail_new(req, REQUEST_SETATTR, NULL);
         Engine *engine = lockspace->tree->engine;
         const EngineAttr device = { .uid = attr->uid, .gid = attr->gid, .mode = attr->mode & 0777 };
-        int r = request_begin_wait(detail->request);
+        int r;
 
-        if (r < 0)
-                return detail_fail(detail, r);
+        request_begin_wait(detail->request);
         detail->lockspace = lockspace_ref(lockspace);
         detail->mode = attr->mode;
         detail->uid = attr->uid;

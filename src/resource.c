@@ -166,8 +166,11 @@ void resource_keep(Resource *resource)
 
 unsigned value_size(const uint8_t *value)
 {
+        static const uint8_t empty[VALUE_LEN];
         unsigned size = VALUE_LEN;
 
+        if (memcmp(value, empty, VALUE_LEN) == 0)       /* as of most locks, which are there to lock */
+                return 0;
         while (size > 0 && value[size - 1] == 0)
                 size--;
         return size;

@@ -1,4 +1,5 @@
 #include "session.h"
+#include "request.h"
 #include "trace.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #define BATCH 256                               /* requests until the rest of the loop has its turn */
+#define CROWDED_US 3                            /* a sched_yield() longer than this went to somebody */
 
 struct Session {
         Tree *tree;
@@ -49,16 +51,27 @@ static void session_gone(Session *session)
         session->events->gone(session->data);
 }
 
-/* As fuse_session_receive_buf(), but looks for a while. */
+/* As fuse_session_receive_buf(), but looks for a while. Others have their turn
+ * between the looks, and when one of them took it, the processor is wanted:
+ * who is to answer us has run as well, so that looking on would gain nothing. */
 static int receive_spinning(Session *session)
 {
-        const gint64 end_us = g_get_monotonic_time() + session->tree->options->spin_us;
+        Tree *tree = session->tree;
+        gint64 now_us = g_get_monotonic_time();
+        const gint64 end_us = now_us + tree->options->spin_us;
+        gboolean is_crowded;
         int r;
 
         do {
+                const gint64 before_us = now_us;
+
                 sched_yield();
+                now_us = g_get_monotonic_time();
+                is_crowded = now_us - before_us > CROWDED_US;
+                tree->now_us = now_us;
+                tree->engine->ops->dispatch(tree->engine);
                 r = fuse_session_receive_buf(session->se, &session->buf);
-        } while (r == -EAGAIN && g_get_monotonic_time() < end_us);
+        } while (r == -EAGAIN && !is_crowded && now_us < end_us);
         return r;
 }
 
@@ -84,8 +97,16 @@ static gboolean session_dispatch(GSource *source, GSourceFunc callback, gpointer
                 fuse_session_process_buf(session->se, &session->buf);
                 tree->requests++;
                 engine->ops->dispatch(engine);
+                request_let_signals_through(tree);
         }
         return G_SOURCE_CONTINUE;
+}
+
+static gboolean session_prepare(GSource *source, gint *timeout_ms)
+{
+        tree_new_turn(((SessionSource *)source)->session->tree);
+        *timeout_ms = -1;
+        return FALSE;
 }
 
 static gboolean session_check(GSource *source)
@@ -95,7 +116,7 @@ static gboolean session_check(GSource *source)
         return g_source_query_unix_fd(source, s->fd_tag) != 0;
 }
 
-static GSourceFuncs source_funcs = { .check = session_check, .dispatch = session_dispatch };
+static GSourceFuncs source_funcs = { .prepare = session_prepare, .check = session_check, .dispatch = session_dispatch };
 
 static void start_reading(Session *session)
 {

@@ -40,6 +40,19 @@ gint64 time_ns(void)
         return g_get_real_time() * 1000;
 }
 
+gint64 tree_now_us(Tree *tree)
+{
+        if (tree->now_us == 0)
+                tree->now_us = g_get_monotonic_time();
+        return tree->now_us;
+}
+
+void tree_new_turn(Tree *tree)
+{
+        tree->now_us = 0;
+        lock_find_processes(tree);
+}
+
 void node_touch(Node *node)
 {
         node->mtime_ns = node->ctime_ns = time_ns();
@@ -138,6 +151,7 @@ gboolean tree_new(const Options *options, const EngineOps *ops, Tree **ret_tree,
         id_table_init(&tree->locks);
         id_table_init(&tree->handles);
         tree->start_us = g_get_monotonic_time();
+        tree->unnamed = g_array_new(FALSE, FALSE, sizeof(uint32_t));
         tree->root = (Node){ .kind = NODE_LOCKSPACE, .mode = options->mode, .uid = options->uid, .gid = options->gid };
         node_touch(&tree->root);
         tree->root.atime_ns = tree->root.mtime_ns;
@@ -178,6 +192,7 @@ void tree_free(Tree *tree)
         g_hash_table_unref(tree->fcntl_holders);
         id_table_clear(&tree->locks);
         id_table_clear(&tree->handles);
+        g_array_unref(tree->unnamed);
         users_free(tree->users);
         g_free(tree);
 }
