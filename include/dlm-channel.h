@@ -18,6 +18,7 @@ typedef struct DlmChannel DlmChannel;
 typedef enum DlmReportKind {
         DLM_REPORT_COMPLETED,
         DLM_REPORT_BLOCKING,
+        DLM_REPORT_IDLE,                        /* no lock for a while, and nothing in line */
         DLM_REPORT_CLOSED,                      /* the device is closed: the channel's last */
 } DlmReportKind;
 

@@ -4,6 +4,9 @@
  * list under a mutex, and an eventfd that the loop polls. Mail is delivered by
  * the loop in the order in which it was posted. Workers have descriptor tables
  * of their own, in which the eventfd has the same number.
+ *
+ * The eventfd is written only when the loop sleeps, or is about to: waking it
+ * costs more than most of what it is woken for. The loop says when that is.
  */
 #include <glib.h>
 
@@ -17,17 +20,26 @@ struct DlmMail {                                /* the head of every letter */
         void (*deliver)(DlmMail *mail, void *owner);
 };
 
-/* An eventfd that threads may keep: not 0, 1 or 2. -1 and errno. */
+/* Descriptors that threads may keep: not 0, 1 or 2. -1 and errno. */
 int dlm_eventfd_new(void);
+int dlm_epoll_new(void);
 
 DlmMailbox *dlm_mailbox_new(void *owner);       /* NULL and errno: no eventfd */
 DlmMailbox *dlm_mailbox_ref(DlmMailbox *mailbox);
 void dlm_mailbox_unref(DlmMailbox *mailbox);
 
 int dlm_mailbox_fd(const DlmMailbox *mailbox);
-/* Hand @mail over. From any thread. */
+/* Hand @mail over, and wake the loop. From any thread. */
 void dlm_mailbox_post(DlmMailbox *mailbox, DlmMail *mail);
-/* Deliver what is there. TRUE: there was something. From the main loop. */
+/* Hand it over; somebody else will wake the loop, or dlm_mailbox_wake() does, soon. */
+void dlm_mailbox_put(DlmMailbox *mailbox, DlmMail *mail);
+void dlm_mailbox_wake(DlmMailbox *mailbox);             /* if there is mail that it has not seen */
+
+/* From the main loop: it is about to sleep, FALSE: it must not, mail is here. */
+gboolean dlm_mailbox_sleep(DlmMailbox *mailbox);
+void dlm_mailbox_awake(DlmMailbox *mailbox);            /* it sleeps no longer */
+gboolean dlm_mailbox_has_mail(DlmMailbox *mailbox);
+/* Deliver what is there. TRUE: there was something. */
 gboolean dlm_mailbox_deliver(DlmMailbox *mailbox);
 
 /* Threads that post: counted, so that the end can wait for them a while. */

@@ -23,10 +23,12 @@ struct DlmJob {                                 /* the head of every job */
 
 typedef void DlmThreadMain(void *data);
 
-/* Start a thread that keeps only the mailbox's descriptor and @fd (-1: none),
- * under the same numbers. It has its table when this returns. -errno: it was
+#define DLM_THREAD_FDS 2
+
+/* Start a thread that keeps only the mailbox's descriptor and those of @fds (-1:
+ * none), under the same numbers. It has its table when this returns. -errno: it was
  * not started. The thread ends when @run returns. */
-int dlm_thread_start(const char *name, DlmMailbox *mailbox, int fd, DlmThreadMain *run, void *data);
+int dlm_thread_start(const char *name, DlmMailbox *mailbox, const int fds[DLM_THREAD_FDS], DlmThreadMain *run, void *data);
 
 DlmWorker *dlm_worker_new(const char *name, DlmMailbox *mailbox);
 /* 0, or -errno: no thread could be started, and the job is still the caller's. */

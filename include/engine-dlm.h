@@ -35,7 +35,6 @@ struct DlmSpace {                               /* a lockspace: the table's alon
         DlmChannel *channel;                    /* NULL: not open. It is while there are locks, and a moment longer */
         unsigned channels;                      /* whose device is not closed yet: this one, and earlier ones */
         unsigned locks;                         /* in it, in whatever state */
-        GSource *idle;                          /* closes the channel */
         DlmRelease *release;                    /* CLOSING, RELEASING */
 };
 
@@ -75,6 +74,7 @@ DlmSpace *dlm_space_find(DlmEngine *engine, uint32_t id);       /* NULL: gone, o
 /* The open channel; opens it if need be. NULL and errno: no thread. */
 DlmChannel *dlm_space_channel(DlmSpace *space);
 void dlm_space_count_lock(DlmSpace *space, int change);         /* one more, one less */
+void dlm_space_channel_idle(DlmEngine *engine, uint32_t id);
 void dlm_space_channel_closed(DlmEngine *engine, uint32_t id);
 /* Look at a name again: has it come, gone, or changed? NULL: at all. */
 void dlm_space_look_again(void *engine, const char *name);

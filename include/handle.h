@@ -19,6 +19,7 @@ struct Handle {
         bool may_write : 1;                     /* the opener may lock CW, PW and EX */
         bool is_dead : 1;                       /* its lockspace is gone: POLLERR|POLLHUP */
         bool is_ending : 1;                     /* the daemon is: POLLHUP */
+        pid_t thread, process;                  /* who last asked for a lock through it: FUSE names the thread */
         Tree *tree;
         struct fuse_pollhandle *poll;           /* NULL: nobody polls */
         union {
@@ -37,6 +38,9 @@ Handle *handle_new_directory(Tree *tree);
 void handle_free(Handle *handle);               /* lets go of all its locks */
 
 gboolean handle_is_file(const Handle *handle);
+/* The process of a thread that asks for a lock. It is found once as long as the
+ * same thread does, since it costs a system call or more. */
+pid_t handle_process(Handle *handle, pid_t thread);
 /* The lock under which this file is read: the strongest it has; NULL: none. */
 Lock *handle_find_lock(Handle *handle);
 

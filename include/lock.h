@@ -36,7 +36,7 @@ typedef void LockBlocking(Lock *lock, void *data);
 struct Lock {
         uint32_t id;                            /* in Tree.locks */
         uid_t uid;                              /* charged for it */
-        pid_t pid;                              /* the process that asked; a thread of it while is_thread */
+        pid_t pid;                              /* the process that asked */
         LockState state : 8;
         LockBy by : 8;
         LockMode mode : 8;                      /* held; NL when nothing is */
@@ -45,7 +45,6 @@ struct Lock {
         bool dirty : 1;                     /* the value: written, and not yet given to the engine */
         bool dropping : 1;                  /* to be unlocked when the operation in flight has ended */
         bool is_charged : 1;
-        bool is_thread : 1;                     /* pid: FUSE names the thread of a flock or an open */
         bool is_asked : 1;                      /* somebody has waited for it since it was granted or converted */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
         gint64 since_us;                        /* monotonic: in this state */
@@ -58,10 +57,6 @@ struct Lock {
 
 /* -ENOLCK: the user has enough of them. @pid and @uid: whose it is. */
 int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_lock);
-/* @pid was a thread's. Finding its process costs a system call or more, and most
- * locks are gone before anybody could ask: that waits until the loop has time. */
-void lock_set_thread(Lock *lock);
-void lock_find_processes(Tree *tree);           /* of all such locks, now */
 void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void *data);
 
 /* Ask for @mode, or convert to it. 0: @done will run; else nothing was queued. */

@@ -82,7 +82,6 @@ struct Tree {
         gint64 start_us;                        /* monotonic */
         Request *fresh;                         /* begins to wait, within the request being read; or NULL */
         gint64 now_us;                          /* monotonic, of this turn of the loop; 0: nobody has looked yet */
-        GArray *unnamed;                        /* of uint32_t: ids of locks that may have a thread for a process (lock.c) */
 };
 
 /* @options is borrowed. FALSE: the engine would not start. */
@@ -99,7 +98,7 @@ void tree_remove_node(Tree *tree, Node *node);          /* harmless when it is n
 #define NS_PER_SECOND G_GINT64_CONSTANT(1000000000)
 gint64 time_ns(void);                                   /* now, since the epoch */
 gint64 tree_now_us(Tree *tree);                         /* monotonic, as of this turn of the loop */
-void tree_new_turn(Tree *tree);                         /* the loop is about to sleep, or has turned */
+void tree_new_turn(Tree *tree);                         /* the loop has turned */
 void node_touch(Node *node);                            /* mtime and ctime: now */
 void tree_notify_attr(Tree *tree, const Node *node);    /* each view of it */
 

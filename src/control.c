@@ -83,7 +83,6 @@ GString *control_locks(Lockspace *lockspace)
         GHashTableIter iter;
         gpointer key;
 
-        lock_find_processes(lockspace->tree);
         g_hash_table_iter_init(&iter, lockspace->resources);
         while (g_hash_table_iter_next(&iter, &key, NULL)) {
                 const Resource *resource = key;

@@ -1,14 +1,24 @@
 #include "dlm-channel.h"
 #include "dlm-worker.h"
+#include "spin.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+/*
+ * Every system call and every wake-up counts here: they are what a lock costs.
+ * Calls that stand in line go in one wake-up. The eventfd is watched for edges,
+ * so that it is never read. Results are read as long as some are owed. That a
+ * lock is unlocked wakes nobody at once: its owner has gone on long before.
+ */
+
 #define RETRY_MS 1
+#define PUT_MS 5                                /* until the loop is woken for what does not hurry */
+#define IDLE_MS 1000                            /* without a lock, until we say so */
 
 typedef struct Line {                           /* a call in line */
         struct Line *next;
@@ -27,7 +37,7 @@ struct DlmChannel {
         DlmMailbox *mailbox;
         void (*deliver)(DlmMail *mail, void *owner);
         unsigned spin_us;
-        int wake;                               /* eventfd */
+        int wake, epoll;                        /* eventfd, and what the thread sleeps on: both and the device */
 
         GMutex lock;                            /* of these */
         Line *first;                            /* the spinning thread looks without the lock */
@@ -35,10 +45,22 @@ struct DlmChannel {
         gboolean is_asleep;                     /* has to be woken for the next call */
         gboolean is_closing;
 
-        int device;                             /* only the thread looks: the descriptor, or -errno */
+        /* Only the thread looks: */
+        int device;                             /* the descriptor, or -errno */
         gboolean is_deaf;                       /* the device has no results to give any more */
+        gboolean has_put;                       /* mail that the loop was not woken for */
+        gboolean is_idle;                       /* and the owner has been told */
+        unsigned owed;                          /* completions that will come */
         GHashTable *known;                      /* of Known, by id */
 };
+
+static void close_both(int wake, int epoll)
+{
+        if (wake >= 0)
+                close(wake);
+        if (epoll >= 0)
+                close(epoll);
+}
 
 static void channel_unref(DlmChannel *channel)
 {
@@ -57,7 +79,7 @@ static void channel_unref(DlmChannel *channel)
         g_free(channel);
 }
 
-static void channel_report(DlmChannel *channel, DlmReportKind kind, const DlmResult *result)
+static void channel_report(DlmChannel *channel, DlmReportKind kind, const DlmResult *result, gboolean is_urgent)
 {
         DlmReport *report = g_new(DlmReport, 1);
 
@@ -65,7 +87,11 @@ static void channel_report(DlmChannel *channel, DlmReportKind kind, const DlmRes
         report->kind = kind;
         report->lockspace = channel->lockspace;
         report->result = *result;
-        dlm_mailbox_post(channel->mailbox, &report->mail);
+        channel->has_put = !is_urgent;
+        if (is_urgent)
+                dlm_mailbox_post(channel->mailbox, &report->mail);
+        else
+                dlm_mailbox_put(channel->mailbox, &report->mail);
 }
 
 /* The call for lock @id could not be made: nothing is queued. */
@@ -78,7 +104,7 @@ static void channel_report_failure(DlmChannel *channel, uint32_t id, int status)
         if (status == -ENOENT || status == -ENODEV || status == -ENXIO)
                 status = -ESTALE;
         result.status = status;
-        channel_report(channel, DLM_REPORT_COMPLETED, &result);
+        channel_report(channel, DLM_REPORT_COMPLETED, &result, TRUE);
 }
 
 static void channel_forget(DlmChannel *channel, uint32_t id)
@@ -94,51 +120,47 @@ static Known *channel_find(DlmChannel *channel, uint32_t id)
 static void channel_got(DlmChannel *channel, DlmResult *result)
 {
         Known *known = channel_find(channel, result->id);
+        gboolean is_unlocked;
 
         if (!known || known->lkid != result->lkid)
                 return;                         /* of an id's earlier life */
         if (result->is_blocking) {
-                channel_report(channel, DLM_REPORT_BLOCKING, result);
+                channel_report(channel, DLM_REPORT_BLOCKING, result, TRUE);
                 return;
         }
-        if (result->status == -DLM_EUNLOCK || (result->status != 0 && !known->is_granted))
+        if (channel->owed > 0)
+                channel->owed--;
+        is_unlocked = result->status == -DLM_EUNLOCK;
+        if (is_unlocked || (result->status != 0 && !known->is_granted))
                 channel_forget(channel, result->id);
         else if (result->status == 0)
                 known->is_granted = TRUE;
 
-        if (result->status == -DLM_EUNLOCK)
+        if (is_unlocked)
                 result->status = 0;
         else if (result->status == -DLM_ECANCEL)
                 result->status = -ECANCELED;
-        channel_report(channel, DLM_REPORT_COMPLETED, result);
+        channel_report(channel, DLM_REPORT_COMPLETED, result, !is_unlocked);
 }
 
-static void channel_drain(DlmChannel *channel)
+/* Read a result, and more while some are owed: what comes unasked is told by
+ * epoll, too. */
+static void channel_read(DlmChannel *channel)
 {
         DlmResult result;
         int r;
 
         if (channel->device < 0 || channel->is_deaf)
                 return;
-        while ((r = dlm_device_read(channel->device, &result)) > 0)
-                channel_got(channel, &result);
-        channel->is_deaf = r < 0;
-}
-
-/* Wait for results or for calls. @timeout_ms -1: without end. */
-static void channel_wait(DlmChannel *channel, gboolean for_calls, int timeout_ms)
-{
-        struct pollfd fds[] = {
-                { .fd = channel->is_deaf ? -1 : channel->device, .events = POLLIN },
-                { .fd = for_calls ? channel->wake : -1, .events = POLLIN },
-        };
-        eventfd_t count;
-
-        poll(fds, G_N_ELEMENTS(fds), timeout_ms);
-        if (fds[1].revents)
-                eventfd_read(channel->wake, &count);
-        if (fds[0].revents)
-                channel_drain(channel);
+        do {
+                r = dlm_device_read(channel->device, &result);
+                if (r > 0)
+                        channel_got(channel, &result);
+        } while (r > 0 && channel->owed > 0);
+        if (r < 0) {
+                channel->is_deaf = TRUE;
+                epoll_ctl(channel->epoll, EPOLL_CTL_DEL, channel->device, NULL);
+        }
 }
 
 static gboolean channel_is_closing(DlmChannel *channel)
@@ -163,9 +185,13 @@ static int channel_write(DlmChannel *channel, const DlmCall *call)
         for (;;) {
                 r = dlm_device_write(channel->device, call);
                 if (r != -EBUSY || call->verb == DLM_VERB_LOCK || channel_is_closing(channel))
-                        return r;
-                channel_wait(channel, FALSE, RETRY_MS);
+                        break;
+                poll(&(struct pollfd){ .fd = channel->is_deaf ? -1 : channel->device, .events = POLLIN }, 1, RETRY_MS);
+                channel_read(channel);
         }
+        if (r >= 0 && call->verb != DLM_VERB_CANCEL)    /* that only hurries what is owed already */
+                channel->owed++;
+        return r;
 }
 
 static void channel_make_call(DlmChannel *channel, DlmCall *call)
@@ -227,10 +253,50 @@ static Line *channel_next(DlmChannel *channel, gboolean *ret_is_closing)
 /* Calls come in twos and threes, and waking up costs more than they do. */
 static void channel_spin(DlmChannel *channel)
 {
-        gint64 end_us = g_get_monotonic_time() + channel->spin_us;
+        Spin spin = spin_begin(channel->spin_us);
 
-        while (channel->spin_us > 0 && !g_atomic_pointer_get(&channel->first) && g_get_monotonic_time() < end_us)
-                sched_yield();
+        while (!g_atomic_pointer_get(&channel->first) && spin_yield(&spin))
+                ;
+}
+
+static int channel_timeout_ms(const DlmChannel *channel)
+{
+        if (channel->has_put)
+                return PUT_MS;
+        return channel->is_idle || g_hash_table_size(channel->known) > 0 ? -1 : IDLE_MS;
+}
+
+static void channel_sleep(DlmChannel *channel)
+{
+        struct epoll_event events[2];
+        const int n = epoll_wait(channel->epoll, events, G_N_ELEMENTS(events), channel_timeout_ms(channel));
+
+        for (int i = 0; i < n; i++)
+                if (events[i].data.fd == channel->device)
+                        channel_read(channel);
+        if (n == 0 && channel->has_put) {
+                channel->has_put = FALSE;
+                dlm_mailbox_wake(channel->mailbox);
+        } else if (n == 0) {
+                channel->is_idle = TRUE;
+                channel_report(channel, DLM_REPORT_IDLE, &(DlmResult) { 0 }, TRUE);
+        }
+}
+
+static void channel_open(DlmChannel *channel)
+{
+        struct epoll_event readable = { .events = EPOLLIN };
+
+        channel->device = dlm_device_open(channel->name);
+        if (channel->device < 0)
+                return;
+        readable.data.fd = channel->device;
+        if (epoll_ctl(channel->epoll, EPOLL_CTL_ADD, channel->device, &readable) < 0) {
+                int r = -errno;
+
+                close(channel->device);
+                channel->device = r;
+        }
 }
 
 static void channel_main(void *data)
@@ -238,23 +304,25 @@ static void channel_main(void *data)
         DlmChannel *channel = data;
         gboolean is_closing = FALSE;
 
-        channel->device = dlm_device_open(channel->name);
+        channel_open(channel);
         while (!is_closing) {
                 Line *line = channel_next(channel, &is_closing);
 
                 if (line) {
+                        channel->is_idle = FALSE;
                         channel_make_call(channel, &line->call);
                         g_free(line);
-                        channel_drain(channel);
+                        if (channel->owed > 0)
+                                channel_read(channel);
                         channel_spin(channel);
                 } else if (!is_closing) {
-                        channel_wait(channel, TRUE, -1);
+                        channel_sleep(channel);
                 }
         }
         if (channel->device >= 0)
                 close(channel->device);
-        close(channel->wake);
-        channel_report(channel, DLM_REPORT_CLOSED, &(DlmResult) { 0 });
+        close_both(channel->wake, channel->epoll);
+        channel_report(channel, DLM_REPORT_CLOSED, &(DlmResult) { 0 }, TRUE);
         channel_unref(channel);
 }
 
@@ -262,11 +330,18 @@ DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, unsigned spin_
                             void (*deliver)(DlmMail *mail, void *owner))
 {
         DlmChannel *channel;
-        int wake, r;
+        struct epoll_event edge = { .events = EPOLLIN | EPOLLET };
+        int wake, epoll, r;
 
         wake = dlm_eventfd_new();
-        if (wake < 0)
+        epoll = dlm_epoll_new();
+        edge.data.fd = wake;
+        if (wake < 0 || epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, wake, &edge) < 0) {
+                r = errno;
+                close_both(wake, epoll);
+                errno = r;
                 return NULL;
+        }
         channel = g_new0(DlmChannel, 1);
         g_atomic_ref_count_init(&channel->refs);
         g_mutex_init(&channel->lock);
@@ -276,12 +351,13 @@ DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, unsigned spin_
         channel->mailbox = dlm_mailbox_ref(mailbox);
         channel->deliver = deliver;
         channel->wake = wake;
+        channel->epoll = epoll;
         channel->known = g_hash_table_new_full(NULL, NULL, NULL, g_free);
 
         g_atomic_ref_count_inc(&channel->refs);
-        r = dlm_thread_start("dlm-lockspace", mailbox, wake, channel_main, channel);
+        r = dlm_thread_start("dlm-lockspace", mailbox, (const int[]) { wake, epoll }, channel_main, channel);
         if (r < 0) {
-                close(wake);
+                close_both(wake, epoll);
                 channel_unref(channel);
                 channel_unref(channel);
                 errno = -r;
@@ -337,6 +413,6 @@ void dlm_channel_close(DlmChannel *channel)
         channel->is_closing = TRUE;
         g_mutex_unlock(&channel->lock);
         eventfd_write(channel->wake, 1);
-        close(channel->wake);
+        close_both(channel->wake, channel->epoll);
         channel_unref(channel);
 }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <stdint.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -11,17 +12,16 @@ struct DlmMailbox {
         int fd;
         GMutex lock;                            /* of all below */
         GCond left;
-        DlmMail *first;
+        DlmMail *first;                         /* also looked at without the lock */
         DlmMail *last;
-        gint is_signalled;                      /* the eventfd has been written; also looked at without the lock */
+        gboolean is_signalled;                  /* the eventfd has been written */
+        gboolean is_asleep;                     /* the loop: it has to be woken */
         gboolean is_closed;
         unsigned threads;
 };
 
-int dlm_eventfd_new(void)
+static int above_stdio(int fd)
 {
-        int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-
         if (fd >= 0 && fd < 3) {                /* a thread's table has /dev/null there */
                 int low = fd;
 
@@ -29,6 +29,16 @@ int dlm_eventfd_new(void)
                 close(low);
         }
         return fd;
+}
+
+int dlm_eventfd_new(void)
+{
+        return above_stdio(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+}
+
+int dlm_epoll_new(void)
+{
+        return above_stdio(epoll_create1(EPOLL_CLOEXEC));
 }
 
 DlmMailbox *dlm_mailbox_new(void *owner)
@@ -67,7 +77,17 @@ int dlm_mailbox_fd(const DlmMailbox *mailbox)
         return mailbox->fd;
 }
 
-void dlm_mailbox_post(DlmMailbox *mailbox, DlmMail *mail)
+/* With the lock held. */
+static void wake(DlmMailbox *mailbox)
+{
+        if (!mailbox->is_asleep || mailbox->is_signalled)
+                return;
+        /* Not g_main_context_wakeup(): its descriptor is not in our table. */
+        eventfd_write(mailbox->fd, 1);
+        mailbox->is_signalled = TRUE;
+}
+
+static void post(DlmMailbox *mailbox, DlmMail *mail, gboolean is_urgent)
 {
         gboolean is_closed;
 
@@ -78,32 +98,72 @@ void dlm_mailbox_post(DlmMailbox *mailbox, DlmMail *mail)
                 if (mailbox->last)
                         mailbox->last->next = mail;
                 else
-                        mailbox->first = mail;
+                        g_atomic_pointer_set(&mailbox->first, mail);
                 mailbox->last = mail;
-                if (!mailbox->is_signalled) {
-                        /* Not g_main_context_wakeup(): its descriptor is not in our table. */
-                        eventfd_write(mailbox->fd, 1);
-                        g_atomic_int_set(&mailbox->is_signalled, TRUE);
-                }
+                if (is_urgent)
+                        wake(mailbox);
         }
         g_mutex_unlock(&mailbox->lock);
         if (is_closed)
                 mail->deliver(mail, NULL);
 }
 
+void dlm_mailbox_post(DlmMailbox *mailbox, DlmMail *mail)
+{
+        post(mailbox, mail, TRUE);
+}
+
+void dlm_mailbox_put(DlmMailbox *mailbox, DlmMail *mail)
+{
+        post(mailbox, mail, FALSE);
+}
+
+void dlm_mailbox_wake(DlmMailbox *mailbox)
+{
+        g_mutex_lock(&mailbox->lock);
+        if (mailbox->first && !mailbox->is_closed)
+                wake(mailbox);
+        g_mutex_unlock(&mailbox->lock);
+}
+
+gboolean dlm_mailbox_sleep(DlmMailbox *mailbox)
+{
+        gboolean may_sleep;
+
+        g_mutex_lock(&mailbox->lock);
+        may_sleep = mailbox->is_asleep = !mailbox->first;
+        g_mutex_unlock(&mailbox->lock);
+        return may_sleep;
+}
+
+void dlm_mailbox_awake(DlmMailbox *mailbox)
+{
+        eventfd_t count;
+
+        g_mutex_lock(&mailbox->lock);
+        mailbox->is_asleep = FALSE;
+        if (mailbox->is_signalled)
+                eventfd_read(mailbox->fd, &count);
+        mailbox->is_signalled = FALSE;
+        g_mutex_unlock(&mailbox->lock);
+}
+
+gboolean dlm_mailbox_has_mail(DlmMailbox *mailbox)
+{
+        return g_atomic_pointer_get(&mailbox->first) != NULL;
+}
+
 gboolean dlm_mailbox_deliver(DlmMailbox *mailbox)
 {
         DlmMail *mail;
-        eventfd_t count;
 
-        if (!g_atomic_int_get(&mailbox->is_signalled))
+        if (!dlm_mailbox_has_mail(mailbox))
                 return FALSE;
 
         g_mutex_lock(&mailbox->lock);
-        eventfd_read(mailbox->fd, &count);
-        g_atomic_int_set(&mailbox->is_signalled, FALSE);
         mail = mailbox->first;
-        mailbox->first = mailbox->last = NULL;
+        g_atomic_pointer_set(&mailbox->first, NULL);
+        mailbox->last = NULL;
         g_mutex_unlock(&mailbox->lock);
 
         while (mail) {

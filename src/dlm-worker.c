@@ -5,11 +5,12 @@
 #include <linux/close_range.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 typedef struct Start {                          /* what a new thread is told */
         DlmMailbox *mailbox;
-        int fd;
+        int keep[DLM_THREAD_FDS + 1];           /* descriptors; -1: none */
         DlmThreadMain *run;
         void *data;
         GMutex lock;
@@ -28,18 +29,27 @@ struct DlmWorker {
         gboolean is_ending;
 };
 
-/* Leave the common table, keeping @a and @b (-1: none). Standard input, output
- * and error become /dev/null: an assertion's text must not reach a device. */
-static void leave_table(int a, int b)
+static int compare_fds(const void *a, const void *b)
 {
-        unsigned low = (unsigned)MIN(a, b), high = (unsigned)MAX(a, b);
+        return *(const int *)b - *(const int *)a;
+}
 
-        if (MIN(a, b) < 0)
-                low = high;
-        close_range(high + 1, ~0U, CLOSE_RANGE_UNSHARE);
-        if (high > low + 1)
-                close_range(low + 1, high - 1, 0);
-        close_range(3, low - 1, 0);
+/* Leave the common table, with what we keep. Standard input, output and error
+ * become /dev/null: an assertion's text must not reach a device. */
+static void leave_table(int keep[DLM_THREAD_FDS + 1])
+{
+        unsigned above = ~0U;                   /* the highest that is still open */
+        unsigned flags = CLOSE_RANGE_UNSHARE;
+
+        qsort(keep, DLM_THREAD_FDS + 1, sizeof(*keep), compare_fds);
+        for (int i = 0; i <= DLM_THREAD_FDS && keep[i] >= 0; i++) {
+                if (above > (unsigned)keep[i])
+                        close_range(keep[i] + 1, above, flags);
+                flags = 0;
+                above = keep[i] - 1;
+        }
+        if (above >= 3)
+                close_range(3, above, flags);
         for (int i = 0; i < 3; i++) {
                 int fd = open("/dev/null", O_RDWR);
 
@@ -57,7 +67,7 @@ static gpointer thread_main(gpointer data)
         DlmThreadMain *run = start->run;
         void *run_data = start->data;
 
-        leave_table(dlm_mailbox_fd(mailbox), start->fd);
+        leave_table(start->keep);
         g_mutex_lock(&start->lock);
         start->is_ready = TRUE;
         g_cond_signal(&start->ready);
@@ -69,9 +79,9 @@ static gpointer thread_main(gpointer data)
         return NULL;
 }
 
-int dlm_thread_start(const char *name, DlmMailbox *mailbox, int fd, DlmThreadMain *run, void *data)
+int dlm_thread_start(const char *name, DlmMailbox *mailbox, const int fds[DLM_THREAD_FDS], DlmThreadMain *run, void *data)
 {
-        Start start = { .mailbox = mailbox, .fd = fd, .run = run, .data = data };
+        Start start = { .mailbox = mailbox, .keep = { dlm_mailbox_fd(mailbox), fds[0], fds[1] }, .run = run, .data = data };
         sigset_t all, old;
         GThread *thread;
 
@@ -150,7 +160,7 @@ int dlm_worker_push(DlmWorker *worker, DlmJob *job)
 
         if (!worker->is_started) {
                 g_atomic_ref_count_inc(&worker->refs);
-                r = dlm_thread_start(worker->name, worker->mailbox, -1, worker_main, worker);
+                r = dlm_thread_start(worker->name, worker->mailbox, (const int[]) { -1, -1 }, worker_main, worker);
                 if (r < 0) {
                         worker_unref(worker);
                         return r;

@@ -17,7 +17,6 @@
  * longer: an idle opener would make every release by others hang.
  */
 
-#define IDLE_MS 1000
 #define LINGER_MS 300                           /* a forced release that takes longer is answered: others hold the device */
 
 typedef struct Outcome {                        /* an EngineDone for the next round of the loop */
@@ -150,20 +149,20 @@ static DlmSpace *space_new(DlmEngine *engine, const char *name, const DlmNode *n
 
 static void space_close_channel(DlmSpace *space)
 {
-        clear_timeout(&space->idle);
         if (space->channel) {
                 dlm_channel_close(space->channel);
                 space->channel = NULL;
         }
 }
 
-static gboolean space_idle(gpointer data)
+void dlm_space_channel_idle(DlmEngine *engine, uint32_t id)
 {
-        DlmSpace *space = data;
+        DlmSpace *space = dlm_space_find(engine, id);
 
+        if (!space || space->locks > 0)         /* one has been asked for meanwhile */
+                return;
         trace("dlm: %s: closed, no locks left", space->name);
         space_close_channel(space);
-        return G_SOURCE_REMOVE;
 }
 
 DlmChannel *dlm_space_channel(DlmSpace *space)
@@ -180,9 +179,6 @@ DlmChannel *dlm_space_channel(DlmSpace *space)
 void dlm_space_count_lock(DlmSpace *space, int change)
 {
         space->locks += change;
-        clear_timeout(&space->idle);
-        if (space->locks == 0 && space->channel)
-                space->idle = add_timeout(IDLE_MS, space_idle, space);
 }
 
 /* --- coming and going --- */
@@ -195,7 +191,7 @@ static void space_drop(DlmSpace *space)
         dlm_engine_drop_locks(engine, space);
         space_close_channel(space);
         g_hash_table_remove(engine->spaces, GUINT_TO_POINTER(space->id));
-        g_assert(space->locks == 0 && !space->idle);
+        g_assert(space->locks == 0);
         g_free(space->name);
         g_free(space);
 }

@@ -95,8 +95,18 @@ static void dlm_dispatch(Engine *base)
 
 static gboolean mailing_prepare(GSource *source, gint *timeout_ms)
 {
+        DlmEngine *engine = ((Mailing *)source)->engine;
+
         *timeout_ms = -1;
-        return ((Mailing *)source)->engine->later != NULL;
+        return engine->later || !dlm_mailbox_sleep(engine->mailbox);
+}
+
+static gboolean mailing_check(GSource *source)
+{
+        DlmEngine *engine = ((Mailing *)source)->engine;
+
+        dlm_mailbox_awake(engine->mailbox);
+        return engine->later || dlm_mailbox_has_mail(engine->mailbox);
 }
 
 static gboolean mailing_dispatch(GSource *source, GSourceFunc callback, gpointer data)
@@ -107,7 +117,7 @@ static gboolean mailing_dispatch(GSource *source, GSourceFunc callback, gpointer
 
 static GSource *mailing_new(DlmEngine *engine)
 {
-        static GSourceFuncs funcs = { .prepare = mailing_prepare, .dispatch = mailing_dispatch };
+        static GSourceFuncs funcs = { .prepare = mailing_prepare, .check = mailing_check, .dispatch = mailing_dispatch };
         GSource *source = g_source_new(&funcs, sizeof(Mailing));
 
         ((Mailing *)source)->engine = engine;
@@ -300,10 +310,10 @@ void dlm_engine_deliver_report(DlmMail *mail, void *owner)
 
         if (!engine)
                 return;
-        if (report->kind == DLM_REPORT_CLOSED) {
-                dlm_space_channel_closed(engine, report->lockspace);
-                return;
-        }
+        if (report->kind == DLM_REPORT_CLOSED)
+                return dlm_space_channel_closed(engine, report->lockspace);
+        if (report->kind == DLM_REPORT_IDLE)
+                return dlm_space_channel_idle(engine, report->lockspace);
         /* The id may belong to a lock of another lockspace by now. */
         lock = lock_find(engine, report->result.id);
         if (!lock || lock->space->id != report->lockspace)

@@ -1,5 +1,6 @@
 #include "handle.h"
 #include "lockspace.h"
+#include "process.h"
 #include "resource.h"
 #include "trace.h"
 #include <errno.h>
@@ -79,6 +80,15 @@ void handle_free(Handle *handle)
 gboolean handle_is_file(const Handle *handle)
 {
         return handle->kind == HANDLE_FILE || handle->kind == HANDLE_MODE;
+}
+
+pid_t handle_process(Handle *handle, pid_t thread)
+{
+        if (handle->thread != thread) {
+                handle->thread = thread;
+                handle->process = process_of_thread(thread);
+        }
+        return handle->process;
 }
 
 Lock *handle_find_lock(Handle *handle)

@@ -172,11 +172,10 @@ static int ask(Holder *holder, Request *request)
         if (is_new) {
                 const struct fuse_ctx *ctx = fuse_req_ctx(request->req);
 
-                r = lock_new(holder->resource, holder->by, ctx->uid, request->pid ? request->pid : ctx->pid, &holder->lock);
+                r = lock_new(holder->resource, holder->by, ctx->uid,
+                             request->pid ? request->pid : handle_process(holder->handle, ctx->pid), &holder->lock);
                 if (r < 0)
                         return r;
-                if (!request->pid)
-                        lock_set_thread(holder->lock);
                 lock_set_callbacks(holder->lock, holder_done, holder_blocking, holder);
         }
         r = lock_request(holder->lock, request->mode, request_flags(holder, request));

@@ -1,6 +1,5 @@
 #include "lock.h"
 #include "lockspace.h"
-#include "process.h"
 #include "resource.h"
 #include "trace.h"
 #include <errno.h>
@@ -12,8 +11,6 @@
  * value that is lost (VALNOTVALID) and was not written since goes back as
  * lost, with IVVALBLK.
  */
-
-#define UNNAMED_MAX 1024                        /* locks whose process is found later */
 
 static const char *const state_names[] = { "new", "locking", "held", "converting", "unlocking", "abandoned" };
 
@@ -56,7 +53,8 @@ static void set_state(Lock *lock, LockState state)
         trace("lock %u %s: %s -> %s", lock->id, lock_by_to_string(lock->by), state_names[lock->state], state_names[state]);
         count(lock, -1);
         lock->state = state;
-        lock->since_us = tree_now_us(lock->resource->lockspace->tree);
+        if (state != LOCK_UNLOCKING)            /* nobody is told how long that takes */
+                lock->since_us = tree_now_us(lock->resource->lockspace->tree);
         count(lock, 1);
 }
 
@@ -102,29 +100,6 @@ void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void
         lock->done = done;
         lock->blocking = blocking;
         lock->data = data;
-}
-
-void lock_set_thread(Lock *lock)
-{
-        Tree *tree = lock->resource->lockspace->tree;
-
-        lock->is_thread = TRUE;
-        g_array_append_val(tree->unnamed, lock->id);
-        if (tree->unnamed->len >= UNNAMED_MAX)
-                lock_find_processes(tree);
-}
-
-void lock_find_processes(Tree *tree)
-{
-        for (guint i = 0; i < tree->unnamed->len; i++) {
-                Lock *lock = id_table_find(&tree->locks, g_array_index(tree->unnamed, uint32_t, i));
-
-                if (!lock || !lock->is_thread)  /* gone, or its number is another's by now */
-                        continue;
-                lock->pid = process_of_thread(lock->pid);
-                lock->is_thread = FALSE;
-        }
-        g_array_set_size(tree->unnamed, 0);
 }
 
 void lock_free(Lock *lock)

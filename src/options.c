@@ -254,8 +254,11 @@ static gboolean read_all(Parser *parser, GError **error)
                 return TRUE;
         if (!options->engine)
                 options->engine = strdup("dlm");
-        return check_engine(options, error) && read_texts(&parser->texts, options, error) &&
-               read_mountpoint(options, error);
+        if (!check_engine(options, error) || !read_texts(&parser->texts, options, error) || !read_mountpoint(options, error))
+                return FALSE;
+        if (g_get_num_processors() == 1)        /* whom we look out for needs the only one */
+                options->spin_us = 0;
+        return TRUE;
 }
 
 gboolean options_parse(int argc, char **argv, Options *ret_options, GError **error)

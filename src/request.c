@@ -434,7 +434,6 @@ void request_getlk(fuse_req_t req, Handle *handle, guint64 owner, const struct f
         struct flock answer = { .l_type = F_UNLCK };
         Detail *detail;
 
-        lock_find_processes(handle->tree);
         for (GList *l = resource->locks.head; l; l = l->next) {
                 const Lock *lock = l->data;
 

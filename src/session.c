@@ -1,9 +1,9 @@
 #include "session.h"
 #include "request.h"
+#include "spin.h"
 #include "trace.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #define BATCH 256                               /* requests until the rest of the loop has its turn */
-#define CROWDED_US 3                            /* a sched_yield() longer than this went to somebody */
+#define SINGLES 16                              /* such turns make us believe that requests come one at a time */
 
 struct Session {
         Tree *tree;
@@ -21,6 +21,7 @@ struct Session {
         const SessionEvents *events;
         void *data;
         gboolean is_mounted;
+        unsigned singles;                       /* turns in a row with one request each */
 };
 
 typedef struct SessionSource {
@@ -51,28 +52,31 @@ static void session_gone(Session *session)
         session->events->gone(session->data);
 }
 
-/* As fuse_session_receive_buf(), but looks for a while. Others have their turn
- * between the looks, and when one of them took it, the processor is wanted:
- * who is to answer us has run as well, so that looking on would gain nothing. */
+/* As fuse_session_receive_buf(), but looks for a while. */
 static int receive_spinning(Session *session)
 {
         Tree *tree = session->tree;
-        gint64 now_us = g_get_monotonic_time();
-        const gint64 end_us = now_us + tree->options->spin_us;
-        gboolean is_crowded;
-        int r;
+        Spin spin = spin_begin(tree->options->spin_us);
+        int r = -EAGAIN;
 
-        do {
-                const gint64 before_us = now_us;
-
-                sched_yield();
-                now_us = g_get_monotonic_time();
-                is_crowded = now_us - before_us > CROWDED_US;
-                tree->now_us = now_us;
+        while (r == -EAGAIN && spin_yield(&spin)) {
+                tree->now_us = spin.now_us;
                 tree->engine->ops->dispatch(tree->engine);
                 r = fuse_session_receive_buf(session->se, &session->buf);
-        } while (r == -EAGAIN && !is_crowded && now_us < end_us);
+        }
         return r;
+}
+
+/* Where only one request came each time for a while the next one does not come
+ * before we sleep: no need to look. But now and then, whether it still is so. */
+static gboolean is_alone(Session *session)
+{
+        if (session->tree->options->spin_us || session->singles < SINGLES)
+                return FALSE;
+        if (session->singles++ < 2 * SINGLES)
+                return TRUE;
+        session->singles = SINGLES;
+        return FALSE;
 }
 
 static gboolean session_dispatch(GSource *source, GSourceFunc callback, gpointer user_data)
@@ -80,20 +84,24 @@ static gboolean session_dispatch(GSource *source, GSourceFunc callback, gpointer
         Session *session = ((SessionSource *)source)->session;
         Tree *tree = session->tree;
         Engine *engine = tree->engine;
+        unsigned n = 0;
 
-        for (int n = 0; n < BATCH; n++) {
+        while (n < BATCH && !(n == 1 && is_alone(session))) {
                 int r = fuse_session_receive_buf(session->se, &session->buf);
 
-                if (r == -EAGAIN && n > 0 && tree->options->spin_us)
+                if (r == -EAGAIN && n > 0)
                         r = receive_spinning(session);
-                if (r == -EAGAIN)
+                if (r == -EAGAIN) {
+                        session->singles = n == 1 ? session->singles + 1 : 0;
                         break;
+                }
                 if (r == -EINTR)
                         continue;
                 if (r <= 0) {
                         session_gone(session);
                         return G_SOURCE_REMOVE;
                 }
+                n++;
                 fuse_session_process_buf(session->se, &session->buf);
                 tree->requests++;
                 engine->ops->dispatch(engine);

@@ -50,7 +50,6 @@ gint64 tree_now_us(Tree *tree)
 void tree_new_turn(Tree *tree)
 {
         tree->now_us = 0;
-        lock_find_processes(tree);
 }
 
 void node_touch(Node *node)
@@ -151,7 +150,6 @@ gboolean tree_new(const Options *options, const EngineOps *ops, Tree **ret_tree,
         id_table_init(&tree->locks);
         id_table_init(&tree->handles);
         tree->start_us = g_get_monotonic_time();
-        tree->unnamed = g_array_new(FALSE, FALSE, sizeof(uint32_t));
         tree->root = (Node){ .kind = NODE_LOCKSPACE, .mode = options->mode, .uid = options->uid, .gid = options->gid };
         node_touch(&tree->root);
         tree->root.atime_ns = tree->root.mtime_ns;
@@ -192,7 +190,6 @@ void tree_free(Tree *tree)
         g_hash_table_unref(tree->fcntl_holders);
         id_table_clear(&tree->locks);
         id_table_clear(&tree->handles);
-        g_array_unref(tree->unnamed);
         users_free(tree->users);
         g_free(tree);
 }
