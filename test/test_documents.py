@@ -145,7 +145,7 @@ def test_cluster_demonstration(directory, path):
     wait_until(lambda: not processes_with(state), what="the end of the cluster")
 
 
-@pytest.mark.parametrize("document", ["README.md", "src/README.md", "test/cluster/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "src/README.md", "examples/README.md", "test/cluster/README.md"])
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)\)", (PROJECT / document).read_text()):
         assert (PROJECT / document).parent.joinpath(target).exists(), target
@@ -155,6 +155,11 @@ def test_the_map_of_the_code_names_every_file():
     text = (PROJECT / "src/README.md").read_text()
     named = set(re.findall(r"`([\w-]+\.c)`", text))
     assert named == {source.name for source in (PROJECT / "src").glob("*.c")}
+
+
+def test_readme_of_the_examples_names_packages_that_are_there(directory, path):
+    [(install, _)] = blocks((PROJECT / "examples/README.md").read_text())
+    run_blocks([(install, None)], directory, PATH=path)
 
 
 # --- the manual ------------------------------------------------------------
