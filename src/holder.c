@@ -153,6 +153,8 @@ static unsigned request_flags(const Holder *holder, const Request *request)
 
         if (is_conversion && request->mode <= holder->lock->mode)
                 return 0;                       /* downwards: never refused, never waits */
+        if (request->mode == MODE_NL)
+                return DLM_LKF_EXPEDITE;        /* nothing excludes it: not behind those who wait for more */
         if (!request->wait || request->is_over_limit)
                 return DLM_LKF_NOQUEUE;
         /* Two that change SH to EX wait for each other: flock(2) lets one of

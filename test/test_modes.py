@@ -122,6 +122,15 @@ def test_a_waiter_gets_it_at_the_last_close_only(lockspace):
     waiter.wait_for("locked")
 
 
+@pytest.mark.parametrize("flags", [0, os.O_NONBLOCK])
+def test_null_never_waits(lockspace, flags):
+    with taken("open", lockspace, "r", "pr"):
+        start_waiter("open", lockspace, "r")
+        assert not is_free(lockspace, "r", "pr")        # behind the waiter
+        with opened(lockspace / ".nl" / "r", os.O_RDONLY | flags):
+            assert sorted(held(lockspace, "r")) == [("nl", "open"), ("pr", "open")]
+
+
 @pytest.mark.parametrize("mode", ["nl", "cr", "cw", "pr"])
 def test_two_opens_are_two_locks(lockspace, mode):
     with taken("open", lockspace, "r", mode):
