@@ -236,6 +236,18 @@ def shell(command, cwd=None, **kwargs):
 
 # --- other processes -------------------------------------------------------
 
+def processes_with(word):
+    """Processes that were started with that word."""
+    found = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if os.fsencode(word) in cmdline.read_bytes():
+                found.append(cmdline.parent.name)
+        except OSError:
+            continue
+    return found
+
+
 _children = []
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lockspacefs_test import (PROJECT, TIMEOUT, Daemon, daemon_path, is_mounted, lockspacefs, umount, wait_until)
+from lockspacefs_test import (PROJECT, TIMEOUT, Daemon, daemon_path, is_mounted, lockspacefs, processes_with, umount,
+                              wait_until)
 
 README = PROJECT / "README.md"
 MANUAL = {section: PROJECT / "man" / f"lockspacefs.{section}" for section in (5, 8)}
@@ -102,18 +103,6 @@ def copy_of_the_tree(directory):
     tree = directory / "tree"
     shutil.copytree(PROJECT, tree, ignore=shutil.ignore_patterns("build*", ".git", "__pycache__"), symlinks=True)
     return tree
-
-
-def processes_with(word):
-    """Processes that were started with that word."""
-    found = []
-    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if os.fsencode(word) in cmdline.read_bytes():
-                found.append(cmdline.parent.name)
-        except OSError:
-            continue
-    return found
 
 
 # --- README.md -------------------------------------------------------------
