@@ -16,10 +16,12 @@ typedef enum HandleKind {
 struct Handle {
         uint32_t id;
         HandleKind kind : 8;
+        LockBy owner_by : 8;                    /* what .owner is: POSIX or OFD; BY_FLOCK: nobody yet */
         bool may_write : 1;                     /* the opener may lock CW, PW and EX */
         bool is_dead : 1;                       /* its lockspace is gone: POLLERR|POLLHUP */
         bool is_ending : 1;                     /* the daemon is: POLLHUP */
         pid_t thread, process;                  /* who last asked for a lock through it: FUSE names the thread */
+        guint64 owner;                          /* who last took an fcntl lock through it */
         Tree *tree;
         struct fuse_pollhandle *poll;           /* NULL: nobody polls */
         union {
@@ -41,6 +43,10 @@ gboolean handle_is_file(const Handle *handle);
 /* The process of a thread that asks for a lock. It is found once as long as the
  * same thread does, since it costs a system call or more. */
 pid_t handle_process(Handle *handle, pid_t thread);
+/* Which kind of fcntl lock the caller asks for as @owner. It is found once for
+ * each owner: an OFD lock's is this open file, which the kernel keeps apart from
+ * all others as long as it is open, so what an owner is does not change. */
+LockBy handle_fcntl_by(Handle *handle, guint64 owner, pid_t thread);
 /* The lock under which this file is read: the strongest it has; NULL: none. */
 Lock *handle_find_lock(Handle *handle);
 

@@ -91,6 +91,15 @@ pid_t handle_process(Handle *handle, pid_t thread)
         return handle->process;
 }
 
+LockBy handle_fcntl_by(Handle *handle, guint64 owner, pid_t thread)
+{
+        if (handle->owner_by == BY_FLOCK || handle->owner != owner) {
+                handle->owner = owner;
+                handle->owner_by = caller_is_ofd(thread) ? BY_OFD : BY_POSIX;
+        }
+        return handle->owner_by;
+}
+
 Lock *handle_find_lock(Handle *handle)
 {
         Lock *best = handle->holder.lock && lock_has(handle->holder.lock) ? handle->holder.lock : NULL;

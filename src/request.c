@@ -191,7 +191,7 @@ void request_setlk(fuse_req_t req, Handle *handle, guint64 owner, const struct f
         Request *request = request_new(req, REQUEST_SETLK);
         Resource *resource = handle->holder.resource;
         Holder *holder = fcntl_holder_find(resource, owner);
-        LockBy by = holder ? holder->by : caller_is_ofd(fuse_req_ctx(req)->pid) ? BY_OFD : BY_POSIX;
+        LockBy by = holder ? holder->by : handle_fcntl_by(handle, owner, fuse_req_ctx(req)->pid);
 
         request->mode = flock->l_type == F_WRLCK ? MODE_EX : MODE_PR;
         request->wait = wait;
