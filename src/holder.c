@@ -353,8 +353,9 @@ gboolean fcntl_holder_equal(gconstpointer a, gconstpointer b)
 Holder *fcntl_holder_find(Resource *resource, guint64 owner)
 {
         const Holder key = { .resource = resource, .owner = owner };
+        GHashTable *holders = resource->lockspace->tree->fcntl_holders;
 
-        return g_hash_table_lookup(resource->lockspace->tree->fcntl_holders, &key);
+        return g_hash_table_size(holders) ? g_hash_table_lookup(holders, &key) : NULL;  /* each close asks */
 }
 
 static Owner *owner_get(Tree *tree, guint64 id)
