@@ -42,6 +42,9 @@ gboolean dlm_mailbox_has_mail(DlmMailbox *mailbox);
 /* Deliver what is there. TRUE: there was something. */
 gboolean dlm_mailbox_deliver(DlmMailbox *mailbox);
 
+/* Wait up to @timeout_ms for mail, and deliver it. Where waiting does no harm. */
+void dlm_mailbox_wait(DlmMailbox *mailbox, int timeout_ms);
+
 /* Threads that post: counted, so that the end can wait for them a while. */
 void dlm_mailbox_enter(DlmMailbox *mailbox);
 void dlm_mailbox_leave(DlmMailbox *mailbox);

@@ -7,6 +7,7 @@
  */
 #include "dlm-channel.h"
 #include "dlm-node.h"
+#include "dlm-quorum.h"
 #include "dlm-watch.h"
 #include "dlm-worker.h"
 #include "engine.h"
@@ -57,6 +58,7 @@ struct DlmEngine {
         DlmWatch *watch;
         DlmWorker *control;                     /* makes and releases: hangs as long as the cluster does */
         DlmWorker *scout;                       /* looks into /proc and debugfs */
+        DlmQuorum *quorum;
 };
 
 /* --- engine-dlm.c --- */
@@ -87,4 +89,5 @@ int dlm_set_attr(Engine *engine, uint32_t lockspace, const EngineAttr *attr, Eng
 int dlm_seal(Engine *engine, uint32_t lockspace, gboolean force, EngineDone *done, void *data);
 void dlm_unseal(Engine *engine, uint32_t lockspace);
 int dlm_release(Engine *engine, uint32_t lockspace, gboolean force, EngineDone *done, void *data);
+EngineSpaceState dlm_state(Engine *engine, uint32_t lockspace);
 int dlm_foreign_locks(Engine *engine, uint32_t lockspace, EngineForeignDone *done, void *data);

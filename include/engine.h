@@ -68,6 +68,18 @@ typedef struct EngineForeign {                  /* a lock that this engine's cal
         double seconds;                         /* since it was asked for; -1: not known */
 } EngineForeign;
 
+typedef struct EngineCluster {                  /* as last heard; to look at it costs nothing */
+        const GArray *members;                  /* of uint32_t, ascending; NULL: not known now */
+        gboolean is_quorate;                    /* when the members are known */
+        gboolean is_controlled;                 /* lockspaces can be made, and recover */
+} EngineCluster;
+
+typedef enum EngineSpaceState {
+        ENGINE_SPACE_ACTIVE,
+        ENGINE_SPACE_RECOVERING,                /* a node came or went: locks are being put in order */
+        ENGINE_SPACE_STOPPED,                   /* waits for the cluster: a quorum, a fencing */
+} EngineSpaceState;
+
 /* How an operation on a lockspace ended: 0 or a negative errno. @lockspace is
  * that of create(), else the one asked for. */
 typedef void EngineDone(void *data, int status, uint32_t lockspace);
@@ -121,6 +133,8 @@ typedef struct EngineOps {
 
         /* This node's id in the cluster; 0 where there is no cluster. */
         uint32_t (*node)(Engine *engine);
+        /* Who else is there. FALSE: there is no cluster. @ret_cluster is borrowed. */
+        gboolean (*cluster)(Engine *engine, EngineCluster *ret_cluster);
 
         /* --- lockspaces: @done runs once, unless the call itself fails --- */
 
@@ -166,6 +180,8 @@ typedef struct EngineOps {
 
         /* --- looking, and the loop --- */
 
+        /* Are locks granted in it now? */
+        EngineSpaceState (*state)(Engine *engine, uint32_t lockspace);
         /* The locks in @lockspace that others made: other processes of this
          * node, and other nodes' as far as they are mastered here. */
         int (*foreign_locks)(Engine *engine, uint32_t lockspace, EngineForeignDone *done, void *data);

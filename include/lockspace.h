@@ -13,7 +13,7 @@
  * A dead one is in no table; it lives on while files in it are open, whose
  * every call says ESTALE.
  */
-#include "tree.h"
+#include "metrics.h"
 
 typedef enum LockspaceState {
         LOCKSPACE_ACTIVE,
@@ -34,8 +34,11 @@ struct Lockspace {
         uint32_t id;                            /* the engine's */
         LockspaceState state;
         unsigned refs;                          /* resources, and one of the tree's */
+        unsigned files;                         /* listed */
         unsigned locks;                         /* for which lock_counts() */
+        unsigned held, waiting;                 /* of these; a converting one is both */
         unsigned all_locks;                     /* that the engine may know, or soon will */
+        Metrics metrics;
         bool is_created : 1;                /* by this mount */
         bool is_force : 1;                  /* .force */
         bool is_forced : 1;                 /* the release under way is */
@@ -54,6 +57,8 @@ Lockspace *lockspace_ref(Lockspace *lockspace);
 void lockspace_unref(Lockspace *lockspace);
 
 gboolean lockspace_is_usable(const Lockspace *lockspace);       /* ACTIVE: requests need not be postponed */
+/* "active", "recovering", "stopped", "releasing" */
+const char *lockspace_state_to_string(const Lockspace *lockspace);
 
 /* Release it. -EBUSY at once when a lock is held or waited for here (without
  * @force), or a release is under way already; 0: @done runs once, later. */

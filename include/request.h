@@ -30,6 +30,7 @@ struct Request {
         bool is_charged : 1;                /* as a waiter */
         bool is_over_limit : 1;             /* may not wait: granted at once, or ENOLCK */
         bool is_truncating : 1;             /* OPEN with O_TRUNC */
+        gint64 since_us;                        /* monotonic: when it was asked for; 0: it did not come to that */
         pid_t pid;                              /* SETLK: the caller's process; 0: not told */
         int flags;                              /* OPEN: of fuse_file_info */
         Holder *holder;                         /* FLOCK, SETLK, OPEN, FSYNC: whom it is for */

@@ -46,6 +46,7 @@ typedef enum View {
 
 #define VIEW_BITS 4
 #define STATUS_INO 2                            /* .status; FUSE_ROOT_ID is 1 */
+#define METRICS_INO 3                           /* .metrics */
 
 /* Telling the kernel, by whoever owns the session; both may be NULL. */
 typedef struct TreeNotify {
@@ -76,22 +77,29 @@ struct Tree {
         void (*last_closed)(void *data);        /* the last lock file was closed; NULL: nobody asks */
         void *last_closed_data;
 
-        unsigned files;                         /* listed lock files */
-        unsigned held, waiting;                 /* locks, as .status counts them */
         guint64 requests;                       /* answered */
         gint64 start_us;                        /* monotonic */
+        gint64 start_ns;                        /* since the epoch */
         Request *fresh;                         /* begins to wait, within the request being read; or NULL */
         gint64 now_us;                          /* monotonic, of this turn of the loop; 0: nobody has looked yet */
 };
+
+typedef struct TreeCounts {                     /* of all lockspaces */
+        unsigned files, held, waiting;
+} TreeCounts;
 
 /* @options is borrowed. FALSE: the engine would not start. */
 gboolean tree_new(const Options *options, const EngineOps *ops, Tree **ret_tree, GError **error);
 void tree_free(Tree *tree);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Tree, tree_free)
 
+TreeCounts tree_count(const Tree *tree);
+GList *tree_list_lockspaces(const Tree *tree);          /* by name; free the list */
+
 /* --- inodes --- */
 fuse_ino_t node_ino(const Node *node, View view);
 View ino_view(fuse_ino_t ino);
+gboolean ino_is_control(fuse_ino_t ino);                /* a control file of the root */
 Node *tree_find_node(Tree *tree, fuse_ino_t ino);       /* NULL: dead */
 void tree_add_node(Tree *tree, Node *node);             /* gives it a serial */
 void tree_remove_node(Tree *tree, Node *node);          /* harmless when it is not there */

@@ -7,19 +7,51 @@
 #include "resource.h"
 #include <errno.h>
 
+/* --- .status --- */
+
+static const char *yes_no(gboolean is_known, gboolean answer)
+{
+        return !is_known ? "-" : answer ? "yes" : "no";
+}
+
+static void add_cluster(GString *text, Engine *engine)
+{
+        EngineCluster cluster = { 0 };
+        const gboolean is_there = engine->ops->cluster(engine, &cluster);
+
+        g_string_append(text, "members");
+        for (guint i = 0; cluster.members && i < cluster.members->len; i++)
+                g_string_append_printf(text, " %u", g_array_index(cluster.members, uint32_t, i));
+        g_string_append_printf(text, "%s\n", cluster.members ? "" : " -");
+        g_string_append_printf(text, "quorum %s\n", yes_no(cluster.members != NULL, cluster.is_quorate));
+        g_string_append_printf(text, "control %s\n", yes_no(is_there, cluster.is_controlled));
+}
+
 GString *control_status(Tree *tree)
 {
+        const TreeCounts counts = tree_count(tree);
+        g_autoptr(GList) lockspaces = tree_list_lockspaces(tree);
         GString *text = g_string_new(NULL);
 
         g_string_append_printf(text, "version %s\n", PACKAGE_VERSION);
         g_string_append_printf(text, "engine %s\n", tree->engine->ops->name);
         g_string_append_printf(text, "node %u\n", tree->engine->ops->node(tree->engine));
+        add_cluster(text, tree->engine);
+        g_string_append_printf(text, "ending %s\n", tree->shutting_down ? "yes" : "no");
         g_string_append_printf(text, "lockspaces %u\n", g_hash_table_size(tree->lockspaces));
-        g_string_append_printf(text, "files %u\n", tree->files);
-        g_string_append_printf(text, "held %u\n", tree->held);
-        g_string_append_printf(text, "waiting %u\n", tree->waiting);
+        g_string_append_printf(text, "files %u\n", counts.files);
+        g_string_append_printf(text, "held %u\n", counts.held);
+        g_string_append_printf(text, "waiting %u\n", counts.waiting);
         g_string_append_printf(text, "requests %" G_GUINT64_FORMAT "\n", tree->requests);
         g_string_append_printf(text, "seconds %" G_GINT64_FORMAT "\n", (g_get_monotonic_time() - tree->start_us) / G_USEC_PER_SEC);
+        for (GList *l = lockspaces; l; l = l->next) {
+                const Lockspace *lockspace = l->data;
+
+                g_string_append_printf(text, "%s/state %s\n", lockspace->name, lockspace_state_to_string(lockspace));
+                g_string_append_printf(text, "%s/files %u\n", lockspace->name, lockspace->files);
+                g_string_append_printf(text, "%s/held %u\n", lockspace->name, lockspace->held);
+                g_string_append_printf(text, "%s/waiting %u\n", lockspace->name, lockspace->waiting);
+        }
         return text;
 }
 

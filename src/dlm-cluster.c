@@ -19,6 +19,8 @@
 #define DLM_LSFL_NEWEXCL 0x00000008
 #define DLM_LSFL_TIMEWARN 0x00000002
 
+#define RECOVERY_DONE 0x40                      /* DLM_RS_DONE of fs/dlm/dlm_internal.h, in recover_status */
+
 #define CONFIGFS "/sys/kernel/config/dlm/cluster"
 
 static gboolean missing(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -129,7 +131,7 @@ gboolean dlm_cluster_check(GError **error)
 {
         if (!check_kernel(error))
                 return FALSE;
-        if (!is_answering("dlmc_query_sock")) {
+        if (!dlm_cluster_is_controlled()) {
                 if (!is_running("corosync"))
                         return missing(error, "corosync is not running on this node: start corosync, then dlm_controld "
                                        "(systemctl start corosync dlm)");
@@ -142,6 +144,24 @@ gboolean dlm_cluster_check(GError **error)
                 return missing(error, "the cluster has no quorum, so that no lockspace can be made or joined: "
                                "bring up more nodes; see corosync-quorumtool and dlm_tool status");
         return TRUE;
+}
+
+gboolean dlm_cluster_is_controlled(void)
+{
+        return is_answering("dlmc_query_sock");
+}
+
+EngineSpaceState dlm_cluster_space_state(const char *name)
+{
+        g_autofree char *path = g_strdup_printf("/sys/kernel/dlm/%s/recover_status", name), *text = NULL;
+        unsigned long status;
+
+        if (!g_file_get_contents(path, &text, NULL, NULL))
+                return ENGINE_SPACE_ACTIVE;     /* it is just going */
+        status = strtoul(text, NULL, 16);
+        if (status == 0)                        /* dlm_ls_stop() clears it */
+                return ENGINE_SPACE_STOPPED;
+        return status & RECOVERY_DONE ? ENGINE_SPACE_ACTIVE : ENGINE_SPACE_RECOVERING;
 }
 
 static long read_number(const char *folder, const char *file)

@@ -1,6 +1,7 @@
 #include "dlm-mail.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -173,6 +174,16 @@ gboolean dlm_mailbox_deliver(DlmMailbox *mailbox)
                 mail = next;
         }
         return TRUE;
+}
+
+void dlm_mailbox_wait(DlmMailbox *mailbox, int timeout_ms)
+{
+        struct pollfd fd = { .fd = mailbox->fd, .events = POLLIN };
+
+        if (dlm_mailbox_sleep(mailbox))
+                poll(&fd, 1, timeout_ms);
+        dlm_mailbox_awake(mailbox);
+        dlm_mailbox_deliver(mailbox);
 }
 
 void dlm_mailbox_enter(DlmMailbox *mailbox)

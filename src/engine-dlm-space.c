@@ -1,4 +1,5 @@
 #include "engine-dlm.h"
+#include "dlm-cluster.h"
 #include "dlm-control.h"
 #include "dlm-debugfs.h"
 #include "dlm-openers.h"
@@ -543,6 +544,13 @@ void dlm_unseal(Engine *base, uint32_t lockspace)
 
         if (space && space->state == DLM_SPACE_SEALED)
                 space_open_door(space);
+}
+
+EngineSpaceState dlm_state(Engine *base, uint32_t lockspace)
+{
+        const DlmSpace *space = dlm_space_find((DlmEngine *)base, lockspace);
+
+        return space ? dlm_cluster_space_state(space->name) : ENGINE_SPACE_ACTIVE;
 }
 
 int dlm_foreign_locks(Engine *base, uint32_t lockspace, EngineForeignDone *done, void *data)

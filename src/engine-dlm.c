@@ -12,8 +12,8 @@
  * Threads: the main loop owns every object here. A lock call goes to the
  * channel of its lockspace, whose thread writes it to the device and reads the
  * results; making and releasing lockspaces is for one control worker, since
- * the kernel does one at a time; a scout reads /proc and debugfs. Each may
- * hang in the kernel while the others and the loop go on.
+ * the kernel does one at a time; a scout reads /proc and debugfs; one listens
+ * to corosync. Each may hang while the others and the loop go on.
  *
  * Values: the kernel copies the request's 32 bytes into the lock at every
  * convert and unlock, and writes them to the resource when it had VALBLK and
@@ -22,6 +22,7 @@
  * that the lock has.
  */
 
+#define DLM_QUORUM_TIMEOUT_MS 1000              /* for corosync's first word */
 #define DLM_STOP_TIMEOUT_MS 200                 /* for threads that the kernel does not hold */
 
 #define LOCK_FLAGS (DLM_LKF_NOQUEUE | DLM_LKF_VALBLK | DLM_LKF_IVVALBLK | DLM_LKF_QUECVT | DLM_LKF_CONVDEADLK | \
@@ -136,6 +137,7 @@ static void dlm_stop(Engine *base)
         g_source_destroy(engine->source);
         g_source_unref(engine->source);
         dlm_space_free_all(engine);
+        dlm_quorum_free(engine->quorum);
         dlm_worker_free(engine->control);
         dlm_worker_free(engine->scout);
         dlm_mailbox_close(engine->mailbox, DLM_STOP_TIMEOUT_MS);
@@ -189,6 +191,8 @@ static gboolean dlm_start(const Options *options, const EngineEvents *events, vo
         engine->source = mailing_new(engine);
         engine->control = dlm_worker_new("dlm-control", mailbox);
         engine->scout = dlm_worker_new("dlm-scout", mailbox);
+        engine->quorum = dlm_quorum_new(mailbox);
+        dlm_mailbox_wait(mailbox, DLM_QUORUM_TIMEOUT_MS);       /* so that the first look at the mount knows */
         dlm_space_find_all(engine);
         *ret_engine = &engine->head;
         return TRUE;
@@ -197,6 +201,13 @@ static gboolean dlm_start(const Options *options, const EngineEvents *events, vo
 static uint32_t dlm_node(Engine *engine)
 {
         return dlm_engine(engine)->node;
+}
+
+static gboolean dlm_cluster(Engine *base, EngineCluster *ret_cluster)
+{
+        ret_cluster->members = dlm_quorum_get(dlm_engine(base)->quorum, &ret_cluster->is_quorate);
+        ret_cluster->is_controlled = dlm_cluster_is_controlled();
+        return TRUE;
 }
 
 /* --- the table of locks --- */
@@ -484,6 +495,7 @@ const EngineOps engine_dlm_ops = {
         .start = dlm_start,
         .stop = dlm_stop,
         .node = dlm_node,
+        .cluster = dlm_cluster,
         .create = dlm_create,
         .set_attr = dlm_set_attr,
         .seal = dlm_seal,
@@ -493,6 +505,7 @@ const EngineOps engine_dlm_ops = {
         .convert = dlm_convert,
         .unlock = dlm_unlock,
         .cancel = dlm_cancel,
+        .state = dlm_state,
         .foreign_locks = dlm_foreign_locks,
         .dispatch = dlm_dispatch,
 };

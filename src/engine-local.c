@@ -260,6 +260,11 @@ static uint32_t local_node(Engine *engine)
         return 0;
 }
 
+static gboolean local_cluster(Engine *engine, EngineCluster *ret_cluster)
+{
+        return FALSE;
+}
+
 static int local_create(Engine *engine, const char *name, const EngineAttr *attr, EngineDone *done, void *data)
 {
         LocalEngine *e = local_engine(engine);
@@ -409,6 +414,11 @@ static void local_cancel(Engine *engine, uint32_t id)
         drop_resource_if_unused(e, resource);
 }
 
+static EngineSpaceState local_state(Engine *engine, uint32_t lockspace)
+{
+        return ENGINE_SPACE_ACTIVE;
+}
+
 /* Nobody else can get in. */
 static int local_foreign_locks(Engine *engine, uint32_t lockspace, EngineForeignDone *done, void *data)
 {
@@ -428,6 +438,7 @@ const EngineOps engine_local_ops = {
         .start = local_start,
         .stop = local_stop,
         .node = local_node,
+        .cluster = local_cluster,
         .create = local_create,
         .set_attr = local_set_attr,
         .seal = local_seal,
@@ -437,6 +448,7 @@ const EngineOps engine_local_ops = {
         .convert = local_convert,
         .unlock = local_unlock,
         .cancel = local_cancel,
+        .state = local_state,
         .foreign_locks = local_foreign_locks,
         .dispatch = local_dispatch,
 };

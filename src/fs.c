@@ -3,6 +3,7 @@
 #include "handle.h"
 #include "lock.h"
 #include "lockspace.h"
+#include "metrics.h"
 #include "name.h"
 #include "permission.h"
 #include "process.h"
@@ -91,7 +92,9 @@ static void lookup_in_root(fuse_req_t req, const char *name)
         Lockspace *lockspace;
 
         if (g_str_equal(name, ".status"))
-                return reply_status_node(req, "lookup");
+                return reply_control_node(req, "lookup", STATUS_INO);
+        if (g_str_equal(name, ".metrics"))
+                return reply_control_node(req, "lookup", METRICS_INO);
         lockspace = g_hash_table_lookup(fs_tree(req)->lockspaces, name);
         if (lockspace)
                 reply_node(req, "lookup", &lockspace->node, VIEW_SELF);
@@ -140,7 +143,7 @@ static void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void forget_node(Tree *tree, fuse_ino_t ino, uint64_t n)
 {
-        Node *node = ino > STATUS_INO ? tree_find_node(tree, ino) : NULL;
+        Node *node = ino == FUSE_ROOT_ID || ino_is_control(ino) ? NULL : tree_find_node(tree, ino);
         Resource *resource;
 
         if (!node || !is_resource(node))
@@ -281,8 +284,8 @@ static void fs_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
         if (ino == FUSE_ROOT_ID)
                 return reply_attr(req, "getattr", &fs_tree(req)->root, VIEW_SELF);
-        if (ino == STATUS_INO)
-                return reply_status_attr(req, "getattr");
+        if (ino_is_control(ino))
+                return reply_control_attr(req, "getattr", ino);
         node = get_node(req, "getattr", ino);
         if (node)
                 reply_attr(req, "getattr", node, ino_view(ino));
@@ -369,7 +372,7 @@ static void fs_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 
         if (ino == FUSE_ROOT_ID)
                 return setattr_root(req, attr, to_set);
-        if (ino == STATUS_INO)
+        if (ino_is_control(ino))
                 return reply_result(req, "setattr", to_set & FUSE_SET_ATTR_SIZE ? -EACCES : -EPERM);
         node = get_node(req, "setattr", ino);
         if (!node)
@@ -444,10 +447,10 @@ static void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         const View view = ino_view(ino);
         Node *node;
 
-        if (ino == STATUS_INO && (fi->flags & O_ACCMODE) != O_RDONLY)
+        if (ino_is_control(ino) && (fi->flags & O_ACCMODE) != O_RDONLY)
                 return reply_result(req, "open", -EACCES);
-        if (ino == STATUS_INO)
-                return open_text(req, fi, control_status(tree));
+        if (ino_is_control(ino))
+                return open_text(req, fi, ino == STATUS_INO ? control_status(tree) : metrics_text(tree));
         node = get_node(req, "open", ino);
         if (!node)
                 return;
@@ -716,7 +719,7 @@ static void fs_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fus
 
 /* --- extended attributes --- */
 
-/* The one that the inode has, or NULL. @node: NULL for the root and .status. */
+/* The one that the inode has, or NULL. @node: NULL for the root and its control files. */
 static const char *xattr_of(const Node *node, fuse_ino_t ino)
 {
         if (!node)
@@ -731,11 +734,11 @@ static gboolean has_xattr(const Node *node, fuse_ino_t ino, const char *name)
         return g_strcmp0(xattr_of(node, ino), name) == 0;
 }
 
-/* Of the root and .status: NULL, TRUE. */
+/* Of the root and its control files: NULL, TRUE. */
 static gboolean get_xattr_node(fuse_req_t req, const char *what, fuse_ino_t ino, Node **ret_node)
 {
         *ret_node = NULL;
-        if (ino <= STATUS_INO)
+        if (ino == FUSE_ROOT_ID || ino_is_control(ino))
                 return TRUE;
         *ret_node = get_node(req, what, ino);
         return *ret_node != NULL;

@@ -186,6 +186,8 @@ static int ask(Holder *holder, Request *request)
                         lock_drop(g_steal_pointer(&holder->lock));
                 return r;
         }
+        if (request->since_us == 0)
+                request->since_us = holder->lock->since_us;
         holder->active = request;
         return 0;
 }

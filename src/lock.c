@@ -37,15 +37,15 @@ gboolean lock_counts(const Lock *lock)
 /* Add this lock to the counts, or with -1 take it out. */
 static void count(Lock *lock, int n)
 {
-        Tree *tree = lock->resource->lockspace->tree;
+        Lockspace *lockspace = lock->resource->lockspace;
 
         if (!lock_counts(lock))
                 return;
-        lock->resource->lockspace->locks += n;
+        lockspace->locks += n;
         if (lock_has(lock))
-                tree->held += n;
+                lockspace->held += n;
         if (lock_is_busy(lock))
-                tree->waiting += n;
+                lockspace->waiting += n;
 }
 
 static void set_state(Lock *lock, LockState state)

@@ -74,6 +74,23 @@ gboolean lockspace_is_usable(const Lockspace *lockspace)
         return lockspace->state == LOCKSPACE_ACTIVE;
 }
 
+const char *lockspace_state_to_string(const Lockspace *lockspace)
+{
+        Engine *engine = lockspace->tree->engine;
+
+        if (!lockspace_is_usable(lockspace))
+                return "releasing";
+        switch (engine->ops->state(engine, lockspace->id)) {
+        case ENGINE_SPACE_ACTIVE:
+                break;
+        case ENGINE_SPACE_RECOVERING:
+                return "recovering";
+        case ENGINE_SPACE_STOPPED:
+                return "stopped";
+        }
+        return "active";
+}
+
 /* --- death --- */
 
 static void release_ended(Lockspace *lockspace, int status);
@@ -93,7 +110,7 @@ static void resource_die(Resource *resource, gboolean engine_knows)
         resource->opens++;                      /* stays until we are through */
         resource_unname(resource);
         if (resource->is_listed)
-                resource->lockspace->tree->files--;
+                resource->lockspace->files--;
         resource->is_listed = FALSE;
         resource->keeper = NULL;
         for (GList *link = resource->locks.head; link; link = next) {

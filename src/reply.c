@@ -60,10 +60,10 @@ static void fill(const Node *node, View view, struct stat *st)
         }
 }
 
-static void fill_status(const Tree *tree, struct stat *st)
+static void fill_control(const Tree *tree, fuse_ino_t ino, struct stat *st)
 {
         memset(st, 0, sizeof(*st));
-        st->st_ino = STATUS_INO;
+        st->st_ino = ino;
         st->st_mode = S_IFREG | 0444;
         st->st_uid = tree->root.uid;
         st->st_gid = tree->root.gid;
@@ -105,11 +105,11 @@ void reply_node(fuse_req_t req, const char *what, Node *node, View view)
         }
 }
 
-void reply_status_node(fuse_req_t req, const char *what)
+void reply_control_node(fuse_req_t req, const char *what, fuse_ino_t ino)
 {
         struct fuse_entry_param entry = { 0 };
 
-        fill_status(fuse_req_userdata(req), &entry.attr);
+        fill_control(fuse_req_userdata(req), ino, &entry.attr);
         reply_entry(req, &entry);
 }
 
@@ -122,11 +122,11 @@ void reply_attr(fuse_req_t req, const char *what, const Node *node, View view)
         fuse_reply_attr(req, &st, REPLY_TIMEOUT_S);
 }
 
-void reply_status_attr(fuse_req_t req, const char *what)
+void reply_control_attr(fuse_req_t req, const char *what, fuse_ino_t ino)
 {
         struct stat st;
 
-        fill_status(fuse_req_userdata(req), &st);
+        fill_control(fuse_req_userdata(req), ino, &st);
         fuse_reply_attr(req, &st, REPLY_TIMEOUT_S);
 }
 

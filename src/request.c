@@ -75,6 +75,8 @@ static void request_settle(Request *request)
 
 void request_enqueue(Request *request, GQueue *queue)
 {
+        if (request->since_us == 0)
+                request->since_us = tree_now_us(request_tree(request));
         request->queue = queue;
         g_queue_push_tail_link(queue, &request->link);
 }
@@ -97,10 +99,24 @@ static void answer_open(Request *request, int status)
                 handle_free(handle);
 }
 
+/* The time that it took; nothing within one turn of the loop. */
+static gint64 waited_us(const Request *request, int status)
+{
+        const Lock *lock = request->holder->lock;
+
+        if (!request->wait || request->since_us == 0)
+                return 0;
+        if (status == 0 && lock && lock->since_us >= request->since_us)
+                return lock->since_us - request->since_us;
+        return tree_now_us(request_tree(request)) - request->since_us;
+}
+
 void request_answer(Request *request, int status)
 {
         fuse_req_t req = request->req;
 
+        if (request->holder && request->kind != REQUEST_FSYNC)
+                metrics_count(&request->holder->resource->lockspace->metrics, status, waited_us(request, status));
         if (status == -EAGAIN && request->is_over_limit && request->wait)
                 status = -ENOLCK;
         request_settle(request);

@@ -88,7 +88,7 @@ static void show(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
         resource->node.gid = gid;
         resource->node.mode = mode;
         node_touch(&resource->lockspace->node);
-        resource->lockspace->tree->files++;
+        resource->lockspace->files++;
 }
 
 int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
@@ -132,7 +132,7 @@ void resource_unlist(Resource *resource)
         resource->is_listed = FALSE;
         resource->node.ctime_ns = time_ns();
         node_touch(&resource->lockspace->node);
-        resource->lockspace->tree->files--;
+        resource->lockspace->files--;
         lock_drop(g_steal_pointer(&resource->keeper));
         tree_notify_attr(resource->lockspace->tree, &resource->node);
 }

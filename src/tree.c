@@ -4,6 +4,7 @@
 #include "lockspace.h"
 #include "resource.h"
 #include "trace.h"
+#include <string.h>
 
 /* --- inodes --- */
 
@@ -15,6 +16,11 @@ fuse_ino_t node_ino(const Node *node, View view)
 View ino_view(fuse_ino_t ino)
 {
         return ino & ((1 << VIEW_BITS) - 1);
+}
+
+gboolean ino_is_control(fuse_ino_t ino)
+{
+        return ino == STATUS_INO || ino == METRICS_INO;
 }
 
 Node *tree_find_node(Tree *tree, fuse_ino_t ino)
@@ -73,6 +79,35 @@ void tree_notify_attr(Tree *tree, const Node *node)
 Lockspace *node_lockspace(Node *node)
 {
         return node->kind == NODE_LOCKSPACE ? (Lockspace *)node : ((Resource *)node)->lockspace;
+}
+
+/* --- all lockspaces --- */
+
+TreeCounts tree_count(const Tree *tree)
+{
+        TreeCounts counts = { 0 };
+        GHashTableIter iter;
+        gpointer value;
+
+        g_hash_table_iter_init(&iter, tree->lockspaces);
+        while (g_hash_table_iter_next(&iter, NULL, &value)) {
+                const Lockspace *lockspace = value;
+
+                counts.files += lockspace->files;
+                counts.held += lockspace->held;
+                counts.waiting += lockspace->waiting;
+        }
+        return counts;
+}
+
+static int compare_names(gconstpointer a, gconstpointer b)
+{
+        return strcmp(((const Lockspace *)a)->name, ((const Lockspace *)b)->name);
+}
+
+GList *tree_list_lockspaces(const Tree *tree)
+{
+        return g_list_sort(g_hash_table_get_values(tree->lockspaces), compare_names);
 }
 
 /* --- what the engine says --- */
@@ -150,6 +185,7 @@ gboolean tree_new(const Options *options, const EngineOps *ops, Tree **ret_tree,
         id_table_init(&tree->locks);
         id_table_init(&tree->handles);
         tree->start_us = g_get_monotonic_time();
+        tree->start_ns = time_ns();
         tree->root = (Node){ .kind = NODE_LOCKSPACE, .mode = options->mode, .uid = options->uid, .gid = options->gid };
         node_touch(&tree->root);
         tree->root.atime_ns = tree->root.mtime_ns;

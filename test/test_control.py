@@ -15,7 +15,7 @@ from lockspacefs_test import (MODES, NOBODY, Child, get, locks, lockspacefs, mak
 
 F_OFD_SETLK = 37
 LOCK_COLUMNS = ["resource", "state", "mode", "wanted", "node", "pid", "command", "by", "seconds"]
-STATUS_NAMES = ["version", "engine", "node", "lockspaces", "files", "held", "waiting", "requests", "seconds"]
+STATUS_NAMES = ["version", "engine", "node", "members", "quorum", "control", "ending", "lockspaces", "files", "held", "waiting", "requests", "seconds"]
 
 
 def own_name():
@@ -342,6 +342,26 @@ def test_status_counts(mount, lockspace):
     other.rmdir()
     seen = status(mount)
     assert (seen["lockspaces"], seen["files"], seen["held"], seen["waiting"]) == (1, 1, 0, 0)
+
+
+def test_status_has_lines_for_each_lockspace(mount, lockspace):
+    make_lockspace(mount, "other")
+    touch(lockspace / "a")
+    with opened(lockspace / ".ex" / "a"):
+        child = Child(flock_waiter, lockspace / "a")
+        wait_for_waiters(lockspace)
+        seen = status(mount)
+        child.kill()
+    assert list(seen)[len(STATUS_NAMES):] == [f"{name}/{field}" for name in ["other", "web"]
+                                              for field in ["state", "files", "held", "waiting"]]
+    assert [seen[f"web/{field}"] for field in ["state", "files", "held", "waiting"]] == ["active", 1, 1, 1]
+    assert [seen[f"other/{field}"] for field in ["state", "files", "held", "waiting"]] == ["active", 0, 0, 0]
+
+
+def test_status_of_the_cluster(mount, engine):
+    seen = status(mount)
+    expected = ("-", "-", "-") if engine == "local" else (seen["node"], "yes", "yes")
+    assert (seen["members"], seen["quorum"], seen["control"], seen["ending"]) == (*expected, "no")
 
 
 def test_status_counts_requests_and_seconds(mount):
