@@ -1,8 +1,10 @@
 /*
  * lockspacefs: options, then build everything, run the loop, tear down in
- * reverse. In the background the parent waits until the mount answers.
+ * reverse. In the background the parent waits until the mount answers. A first
+ * word that names a command is no mount point: include/command.h.
  */
 #include "config.h"
+#include "command.h"
 #include "fs.h"
 #include "handle.h"
 #include "lockspace.h"
@@ -27,6 +29,26 @@ typedef struct Daemon {
         int ready_fd;                           /* to the parent; -1: none, or told already */
         unsigned releasing;                     /* lockspaces, at the end */
 } Daemon;
+
+/* --- commands: what else the program does --- */
+
+static const struct {
+        const char *name;
+        int (*run)(int argc, char **argv);
+} commands[] = {
+        { "status", command_status },
+};
+
+/* TRUE: it was one, and has ended with @ret_status. */
+static gboolean run_command(int argc, char **argv, int *ret_status)
+{
+        for (size_t i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++)
+                if (g_str_equal(argv[1], commands[i].name)) {
+                        *ret_status = commands[i].run(argc - 1, argv + 1);
+                        return TRUE;
+                }
+        return FALSE;
+}
 
 /* --- messages --- */
 
@@ -275,7 +297,10 @@ int main(int argc, char **argv)
         g_autoptr(GError) error = NULL;
         Daemon daemon = { .ready_fd = -1 };
         gboolean ok;
+        int status;
 
+        if (run_command(argc, argv, &status))
+                return status;
         umask(0);                               /* modes are the caller's business */
         signal(SIGPIPE, SIG_IGN);
         if (!options_parse(argc, argv, &options, &error)) {

@@ -15,7 +15,8 @@ from lockspacefs_test import (PROJECT, TIMEOUT, Daemon, daemon_path, is_mounted,
                               wait_until)
 
 README = PROJECT / "README.md"
-MANUAL = {section: PROJECT / "man" / f"lockspacefs.{section}" for section in (5, 8)}
+MANUAL = {page.name: page for page in sorted((PROJECT / "man").glob("*.[1-8]"))}
+PROGRAM_PAGE, TREE_PAGE = MANUAL["lockspacefs.8"], MANUAL["lockspacefs.5"]
 CLUSTER_HEADING = "A cluster on one laptop"
 MARK = "==== end of block ===="
 DEBIAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -116,8 +117,8 @@ def test_readme_works_as_typed(directory, mountpoint, path):
     assert not is_mounted(mountpoint)
     installed = directory / "root/usr/local"
     assert os.access(installed / "sbin/lockspacefs", os.X_OK)
-    for number in MANUAL:
-        assert (installed / f"share/man/man{number}/lockspacefs.{number}").exists()
+    for page in MANUAL:
+        assert (installed / f"share/man/man{page[-1]}" / page).exists()
 
 
 def test_cluster_demonstration(directory, path):
@@ -153,26 +154,30 @@ def test_readme_of_the_examples_names_packages_that_are_there(directory, path):
 
 # --- the manual ------------------------------------------------------------
 
-@pytest.mark.parametrize("number", MANUAL)
-def test_manual_is_clean(number):
-    done = subprocess.run(["mandoc", "-T", "lint", MANUAL[number]], capture_output=True, text=True, timeout=TIMEOUT)
+@pytest.mark.parametrize("page", MANUAL)
+def test_manual_is_clean(page):
+    done = subprocess.run(["mandoc", "-T", "lint", MANUAL[page]], capture_output=True, text=True, timeout=TIMEOUT)
     # whether other programs' pages are on this machine is not the point
     assert [line for line in done.stdout.splitlines() if "referenced manual not found" not in line] == []
 
 
-def test_examples_of_the_manual_of_the_tree(directory, path):
+@pytest.mark.parametrize("page", [
+    "lockspacefs.5",
+    "lockspacefs-status.1",
+])
+def test_examples_of_the_manual_of_what_is_mounted(directory, path, page):
     with Daemon(directory) as daemon:
-        run_blocks(elsewhere(examples(MANUAL[5]), daemon.mountpoint), directory, PATH=path)
+        run_blocks(elsewhere(examples(MANUAL[page]), daemon.mountpoint), directory, PATH=path)
 
 
 def test_examples_of_the_manual_of_the_program(directory, mountpoint, path):
-    run_blocks(elsewhere(examples(MANUAL[8]), mountpoint), directory, PATH=path)
+    run_blocks(elsewhere(examples(PROGRAM_PAGE), mountpoint), directory, PATH=path)
     assert not is_mounted(mountpoint)
 
 
 def test_single_commands_of_the_manual_are_well_formed(directory):
     """They are not to end, or need a cluster: all that they may lack here is the mount point."""
-    commands = re.findall(r"^\.Dl lockspacefs (.*)$", MANUAL[8].read_text(), re.M)
+    commands = re.findall(r"^\.Dl lockspacefs (.*)$", PROGRAM_PAGE.read_text(), re.M)
     assert len(commands) >= 2
     for command in commands:
         *words, last = command.split()
@@ -197,16 +202,24 @@ def test_help_and_manual_have_the_options_in_the_order_of_the_program():
         if match := re.match(r" {2,4}((?:-\w, )?[\w-]\S*(?:, \S+)?)(?:  |$)", line):
             helped += [re.sub(r"[=\[].*", "", word) for word in match[1].split(", ")]
     assert [word for word in helped if not word.startswith("-o")] == expected
-    options = re.search(r"^\.Sh OPTIONS\n(.*?)(?=^\.Ss )", MANUAL[8].read_text(), re.M | re.S)[1]
+    options = re.search(r"^\.Sh OPTIONS\n(.*?)(?=^\.Ss )", PROGRAM_PAGE.read_text(), re.M | re.S)[1]
     manual = []
     for item in re.findall(r"^\.It (.*)$", options, re.M):
         manual += [f"-{name}" if kind == "Fl" else name for kind, name in re.findall(r"(?:^|, )(Fl|Cm) (\S+)", item)]
     assert [word for word in manual if word != "-o"] == expected
 
 
+@pytest.mark.parametrize("command", ["status"])
+def test_help_and_manual_of_a_command_have_the_same_options(command):
+    helped = re.findall(r"^  (-\w), (--\w+)", lockspacefs(command, "--help").stdout, re.M)
+    manual = re.findall(r"^\.It Fl (\w)(?: Ar \w+)? , Fl (-\w+)", MANUAL[f"lockspacefs-{command}.1"].read_text(), re.M)
+    assert len(helped) > 2
+    assert [(f"-{short}", f"-{long}") for short, long in manual] == helped
+
+
 def test_manual_names_what_is_ignored():
     _, ignored = options_of_the_program()
-    page = MANUAL[8].read_text()
+    page = PROGRAM_PAGE.read_text()
     assert len(ignored) > 5
     for name in ignored:
         assert re.search(rf"[ ,]{re.escape(name)}\b|^\.Cm {re.escape(name)}$", page, re.M), name
@@ -215,7 +228,7 @@ def test_manual_names_what_is_ignored():
 def test_manual_has_the_default_limits_of_the_program():
     defaults = re.findall(r"max_\w+=N .*\((\d+)\)", lockspacefs("--help").stdout)
     assert len(defaults) == 3
-    for page in MANUAL.values():
+    for page in PROGRAM_PAGE, TREE_PAGE:
         for number in defaults:
             assert number in page.read_text()
     for number in defaults:
@@ -223,7 +236,7 @@ def test_manual_has_the_default_limits_of_the_program():
 
 
 def listed_errors():
-    text = re.search(r"^\.Sh ERROR NUMBERS\n(.*?)(?=^\.Sh )", MANUAL[5].read_text(), re.M | re.S)[1]
+    text = re.search(r"^\.Sh ERROR NUMBERS\n(.*?)(?=^\.Sh )", TREE_PAGE.read_text(), re.M | re.S)[1]
     return re.findall(r"^\.It Bq Er (\w+)", text, re.M)
 
 
