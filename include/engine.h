@@ -22,6 +22,7 @@
  * _NOQUEUEBAST, _HEADQUE, _NOORDER are understood; lock() and convert()
  * refuse what dlm_lock() refuses with EINVAL.
  */
+#include "lockspacefs.h"
 #include "mode.h"
 #include "options.h"
 #include <glib.h>
@@ -29,9 +30,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define VALUE_LEN 32                            /* bytes of a value block: DLM_USER_LVB_LEN */
-#define RESOURCE_NAME_MAX DLM_RESNAME_MAXLEN    /* bytes of a resource's name, any bytes */
-#define LOCKSPACE_NAME_MAX DLM_LOCKSPACE_LEN    /* bytes of a lockspace's name */
+#define VALUE_LEN LOCKSPACEFS_VALUE_LEN         /* bytes of a value block: DLM_USER_LVB_LEN */
+#define RESOURCE_NAME_MAX LOCKSPACEFS_NAME_MAX  /* bytes of a resource's name, any bytes */
+#define LOCKSPACE_NAME_MAX LOCKSPACEFS_NAME_MAX /* bytes of a lockspace's name */
+G_STATIC_ASSERT(RESOURCE_NAME_MAX == DLM_RESNAME_MAXLEN && LOCKSPACE_NAME_MAX == DLM_LOCKSPACE_LEN);
 
 typedef struct Engine Engine;
 

@@ -8,7 +8,7 @@
  */
 #include "engine.h"
 
-#define FILE_NAME_MAX (3 * RESOURCE_NAME_MAX)
+#define FILE_NAME_MAX LOCKSPACEFS_FILE_NAME_MAX
 
 /* 0, -EINVAL, or -ENAMETOOLONG: see lockspacefs(5). */
 int lockspace_name_check(const char *name);

@@ -19,9 +19,6 @@
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
-#define XATTR_FORCE "user.force"
-#define XATTR_VALUE "user.value"
-
 static Tree *fs_tree(fuse_req_t req)
 {
         return fuse_req_userdata(req);
@@ -80,9 +77,9 @@ static View special_view(const char *name)
 
         if (mode_from_directory(name, &mode))
                 return VIEW_MODES + mode;
-        if (g_str_equal(name, ".force"))
+        if (g_str_equal(name, LOCKSPACEFS_FORCE))
                 return VIEW_FORCE;
-        if (g_str_equal(name, ".locks"))
+        if (g_str_equal(name, LOCKSPACEFS_LOCKS))
                 return VIEW_LOCKS;
         return VIEW_SELF;
 }
@@ -91,9 +88,9 @@ static void lookup_in_root(fuse_req_t req, const char *name)
 {
         Lockspace *lockspace;
 
-        if (g_str_equal(name, ".status"))
+        if (g_str_equal(name, LOCKSPACEFS_STATUS))
                 return reply_control_node(req, "lookup", STATUS_INO);
-        if (g_str_equal(name, ".metrics"))
+        if (g_str_equal(name, LOCKSPACEFS_METRICS))
                 return reply_control_node(req, "lookup", METRICS_INO);
         lockspace = g_hash_table_lookup(fs_tree(req)->lockspaces, name);
         if (lockspace)
@@ -725,8 +722,8 @@ static const char *xattr_of(const Node *node, fuse_ino_t ino)
         if (!node)
                 return NULL;
         if (is_lockspace_dir(node, ino))
-                return XATTR_FORCE;
-        return is_resource(node) ? XATTR_VALUE : NULL;
+                return LOCKSPACEFS_XATTR_FORCE;
+        return is_resource(node) ? LOCKSPACEFS_XATTR_VALUE : NULL;
 }
 
 static gboolean has_xattr(const Node *node, fuse_ino_t ino, const char *name)

@@ -1,4 +1,5 @@
 #include "mode.h"
+#include "lockspacefs.h"
 
 /* The DLM's matrix: __dlm_compat_matrix in fs/dlm/lock.c. */
 static const gboolean compatible[MODE_COUNT][MODE_COUNT] = {
@@ -12,7 +13,10 @@ static const gboolean compatible[MODE_COUNT][MODE_COUNT] = {
 };
 
 static const char *const names[MODE_COUNT] = { "NL", "CR", "CW", "PR", "PW", "EX" };
-static const char *const directories[MODE_COUNT] = { ".nl", ".cr", ".cw", ".pr", ".pw", ".ex" };
+static const char *const directories[MODE_COUNT] = {
+        [MODE_NL] = LOCKSPACEFS_NL, [MODE_CR] = LOCKSPACEFS_CR, [MODE_CW] = LOCKSPACEFS_CW,
+        [MODE_PR] = LOCKSPACEFS_PR, [MODE_PW] = LOCKSPACEFS_PW, [MODE_EX] = LOCKSPACEFS_EX,
+};
 
 gboolean mode_is_compatible(LockMode a, LockMode b)
 {

@@ -24,19 +24,7 @@ static gboolean is_escape(const uint8_t *p, const uint8_t *end)
 
 void resource_name_encode(const uint8_t *name, size_t len, char ret_file_name[static FILE_NAME_MAX + 1])
 {
-        static const char hex[] = "0123456789ABCDEF";
-        const uint8_t *end = name + len;
-        char *out = ret_file_name;
-
-        for (const uint8_t *p = name; p < end; p++)
-                if (*p < 32 || *p == 127 || *p == '/' || (*p == '.' && p == name) || is_escape(p, end)) {
-                        *out++ = '%';
-                        *out++ = hex[*p >> 4];
-                        *out++ = hex[*p & 15];
-                } else {
-                        *out++ = *p;
-                }
-        *out = '\0';
+        lockspacefs_file_name(name, len, ret_file_name);
 }
 
 int resource_name_decode(const char *file_name, uint8_t ret_name[static RESOURCE_NAME_MAX], size_t *ret_len)

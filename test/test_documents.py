@@ -152,6 +152,45 @@ def test_readme_of_the_examples_names_packages_that_are_there(directory, path):
     run_blocks([(install, None)], directory, PATH=path)
 
 
+# --- what C programs get ---------------------------------------------------
+
+PROGRAM = """
+#include <stdio.h>
+#include <lockspacefs.h>
+
+int main(void)
+{
+        char file_name[LOCKSPACEFS_FILE_NAME_MAX + 1];
+        size_t len = lockspacefs_file_name(".a/b%2F\\n", 8, file_name);
+
+        printf("/dlm/web/" LOCKSPACEFS_EX "/%s %u\\n", file_name, (unsigned)len);
+        return 0;
+}
+"""
+
+
+@pytest.fixture
+def installed(directory):
+    """The root of an installation."""
+    build = daemon_path().resolve().parent.parent
+    subprocess.run(["meson", "install", "--no-rebuild", "-C", build], env={**os.environ, "DESTDIR": str(directory / "root")},
+                   check=True, capture_output=True, timeout=PATIENCE)
+    return directory / "root"
+
+
+@pytest.mark.parametrize("compiler", ["gcc -std=c89", "gcc -std=c11", "g++ -x c++ -std=c++98"])
+def test_a_program_that_uses_the_header(directory, installed, compiler):
+    """The name of a file is that of lockspacefs(5), Names."""
+    environment = {**os.environ, "PKG_CONFIG_PATH": str(installed / "usr/local/share/pkgconfig"), "PKG_CONFIG_SYSROOT_DIR": str(installed)}
+    (directory / "program.c").write_text(PROGRAM)
+    for command in [f"{compiler} -pedantic -Wall -Wextra -Werror program.c $(pkg-config --cflags --libs lockspacefs) -o program",
+                    "pkg-config --variable=engines lockspacefs"]:
+        done = subprocess.run(["sh", "-ec", command], cwd=directory, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "dlm,local\n"
+    assert subprocess.run([directory / "program"], capture_output=True, text=True).stdout == "/dlm/web/.ex/%2Ea%2Fb%252F%0A 16\n"
+
+
 # --- the manual ------------------------------------------------------------
 
 @pytest.mark.parametrize("page", MANUAL)
