@@ -5,4 +5,5 @@
  * argv[0] is the command's name; the result is the exit status.
  */
 
+int command_run(int argc, char **argv);
 int command_status(int argc, char **argv);

@@ -2,7 +2,7 @@
 /*
  * What /proc tells of a caller, whom FUSE names by the thread that called.
  * Each answers something harmless when the thread is gone, or is not ours to
- * look at.
+ * look at. And which processes there are.
  */
 #include <glib.h>
 #include <sys/types.h>
@@ -17,3 +17,10 @@ gboolean caller_is_ofd(pid_t tid);
 /* Is the thread, which seems to open a file without O_LARGEFILE, in a call of
  * ioctl(2) instead? */
 gboolean caller_is_in_ioctl(pid_t tid);
+
+typedef struct ProcessEntry {                   /* proc_pid_stat(5) */
+        pid_t pid, parent, session;
+        gboolean is_over;                       /* a zombie: it has nothing and does nothing */
+} ProcessEntry;
+
+GArray *process_list(void);                     /* of ProcessEntry: all that we can see */

@@ -36,6 +36,7 @@ static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
 } commands[] = {
+        { "run", command_run },
         { "status", command_status },
 };
 

@@ -59,9 +59,10 @@ static const struct fuse_opt table[] = {
 void options_print_help(const char *program)
 {
         printf("Usage: %s [OPTIONS] MOUNTPOINT\n"
+               "       %s run [OPTIONS] LOCKFILE COMMAND...\n"
                "       %s status [OPTIONS] [MOUNTPOINT...]\n"
                "Mount the distributed lock manager as a file system: directories are lockspaces,\n"
-               "files are locks. With status: say how mounts are, see status --help.\n\n"
+               "files are locks.\n\n"
                "  -f                     stay in the foreground, messages on standard error\n"
                "  -d                     the same, and trace every operation\n"
                "  -h, --help             print this help\n"
@@ -81,8 +82,10 @@ void options_print_help(const char *program)
                "    spin=MICROSECONDS    look for the next request that long before sleeping (20)\n"
                "    lockspace_flags=FLAG[:FLAG...]  how to create lockspaces (dlm)\n"
                "  and the options of mount(8) and mount.fuse3(8)\n\n"
-               "To unmount: umount MOUNTPOINT, or fusermount3 -u MOUNTPOINT. See lockspacefs(8).\n",
-               program, program);
+               "To unmount: umount MOUNTPOINT, or fusermount3 -u MOUNTPOINT. See lockspacefs(8).\n"
+               "run holds a lock while a command runs, status says who holds what: lockspacefs-run(1),\n"
+               "lockspacefs-status(1), and --help of each.\n",
+               program, program, program);
 }
 
 static int process(void *data, const char *arg, int key, struct fuse_args *outargs)

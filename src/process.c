@@ -71,3 +71,25 @@ gboolean caller_is_in_ioctl(pid_t tid)
                 return sizeof(long) == 8;       /* it is not for us to see: all but old 32-bit programs open with O_LARGEFILE */
         return atol(text) == SYS_ioctl;
 }
+
+GArray *process_list(void)
+{
+        GArray *list = g_array_new(FALSE, FALSE, sizeof(ProcessEntry));
+        g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+        const char *name;
+
+        while (proc && (name = g_dir_read_name(proc))) {
+                ProcessEntry entry = { .pid = atoi(name) };
+                const char *rest;
+                char text[512], state;
+
+                if (entry.pid <= 0 || !read_proc(entry.pid, "stat", text, sizeof(text)))
+                        continue;
+                rest = strrchr(text, ')');      /* the command before it may have any bytes */
+                if (!rest || sscanf(rest, ") %c %d %*d %d", &state, &entry.parent, &entry.session) != 3)
+                        continue;
+                entry.is_over = state == 'Z' || state == 'X';
+                g_array_append_val(list, entry);
+        }
+        return list;
+}

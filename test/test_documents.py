@@ -274,6 +274,16 @@ def test_manual_has_the_default_limits_of_the_program():
         assert f"{int(number):,}" in README.read_text()
 
 
+def test_manual_has_the_options_of_run():
+    """In the order of --help, in the synopsis by their letters."""
+    helped = re.findall(r"^  (-\w), --([\w-]+)", lockspacefs("run", "--help").stdout, re.M)[1:]
+    page = MANUAL["lockspacefs-run.1"].read_text()
+    items = re.findall(r"^\.It Fl (\w)(?: Ar \w+)? , Fl -([\w-]+)", page, re.M)
+    assert [(f"-{letter}", name) for letter, name in items[:-1]] == helped and items[-1] == ("h", "help")
+    synopsis = re.search(r"^\.Sh SYNOPSIS\n(.*?)^\.Ar lockfile", page, re.M | re.S)[1]
+    assert [f"-{letter}" for letter in re.findall(r"\bFl (\w)\b", synopsis)] == [letter for letter, _ in helped]
+
+
 def listed_errors():
     text = re.search(r"^\.Sh ERROR NUMBERS\n(.*?)(?=^\.Sh )", TREE_PAGE.read_text(), re.M | re.S)[1]
     return re.findall(r"^\.It Bq Er (\w+)", text, re.M)

@@ -195,15 +195,30 @@ def test_values_go_to_and_come_from_other_programs(sites):
     assert read_everywhere(sites) == b"theirs"
 
 
-def test_another_program_that_dies_with_ex_has_lost_it(sites):
-    """EIO on every node until somebody writes it again."""
+def lose_value(sites):
     one, two, three = sites
     one.do("put(web / '.ex' / 'r', b'before')")
     writer = two.program("web", "lock w r EX valblk")
     writer.wait_for("w granted")
     writer.kill()
     three.wait_free()
+
+
+def test_another_program_that_dies_with_ex_has_lost_it(sites):
+    """EIO on every node until somebody writes it again."""
+    three = sites[2]
+    lose_value(sites)
     for site in sites:
         assert site.errno(READ) == site.errno(READ_LOCKED) == errno.EIO
     three.do("put(web / '.ex' / 'r', b'after')")
     assert read_everywhere(sites) == b"after"
+
+
+def test_a_command_is_told_that_the_value_is_lost(sites):
+    """lockspacefs run: and what the command writes is the value."""
+    one, _, three = sites
+    lose_value(sites)
+    show = 'echo "${LOCKSPACEFS_VALUE-unset} $LOCKSPACEFS_VALUE_LOST"'
+    run = f"""exec "$LOCKSPACEFS" run /dlm/web/r sh -c '{show}; echo again >"$LOCKSPACEFS_VALUE_FILE"'"""
+    assert one.node.run(run, check=True).stdout == "unset 1\n"
+    assert three.node.run(run, check=True).stdout == "again \n"
