@@ -6,6 +6,7 @@
 #include "process.h"
 #include "resource.h"
 #include <errno.h>
+#include <unistd.h>
 
 /* --- .status --- */
 
@@ -34,6 +35,7 @@ GString *control_status(Tree *tree)
         GString *text = g_string_new(NULL);
 
         g_string_append_printf(text, "version %s\n", PACKAGE_VERSION);
+        g_string_append_printf(text, "pid %d\n", (int)getpid());
         g_string_append_printf(text, "engine %s\n", tree->engine->ops->name);
         g_string_append_printf(text, "node %u\n", tree->engine->ops->node(tree->engine));
         add_cluster(text, tree->engine);

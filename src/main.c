@@ -7,6 +7,7 @@
 #include "command.h"
 #include "fs.h"
 #include "handle.h"
+#include "helper.h"
 #include "lockspace.h"
 #include "options.h"
 #include "session.h"
@@ -17,6 +18,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <syslog.h>
@@ -292,11 +294,34 @@ static gboolean serve(const Options *options, Daemon *daemon, GError **error)
         return TRUE;
 }
 
+/* TRUE: @ret_options is complete. FALSE and no error: all was done by asking. */
+static gboolean read_command_line(int argc, char **argv, Options *ret_options, GError **error)
+{
+        g_auto(GStrv) translated = NULL;
+        gboolean fake = FALSE;
+
+        if (helper_of(argv[0]) == HELPER_MOUNT) {
+                if (!helper_mount_arguments(argc, argv, &translated, &fake, error))
+                        return FALSE;
+                argc = g_strv_length(translated);
+                argv = translated;
+        }
+        if (!options_parse(argc, argv, ret_options, error))
+                return FALSE;
+        if (ret_options->help)
+                options_print_help("lockspacefs");
+        else if (ret_options->version)
+                printf("lockspacefs %s\n", PACKAGE_VERSION);
+        return !ret_options->help && !ret_options->version && !fake;
+}
+
 int main(int argc, char **argv)
 {
         g_auto(Options) options = { 0 };
         g_autoptr(GError) error = NULL;
         Daemon daemon = { .ready_fd = -1 };
+        const Helper helper = helper_of(argv[0]);
+        const int failure = helper ? EXIT_HELPER_FAILURE : EXIT_FAILURE;
         gboolean ok;
         int status;
 
@@ -304,16 +329,14 @@ int main(int argc, char **argv)
                 return status;
         umask(0);                               /* modes are the caller's business */
         signal(SIGPIPE, SIG_IGN);
-        if (!options_parse(argc, argv, &options, &error)) {
+        prctl(PR_SET_NAME, "lockspacefs");      /* whatever name it was called by */
+        if (helper == HELPER_UMOUNT)
+                return helper_umount(argc, argv);
+        if (!read_command_line(argc, argv, &options, &error)) {
+                if (!error)
+                        return EXIT_SUCCESS;
                 fprintf(stderr, "lockspacefs: %s\n", error->message);
-                return EXIT_USAGE;
-        }
-        if (options.help || options.version) {
-                if (options.help)
-                        options_print_help("lockspacefs");
-                else
-                        printf("lockspacefs %s\n", PACKAGE_VERSION);
-                return EXIT_SUCCESS;
+                return helper ? EXIT_HELPER_USAGE : EXIT_USAGE;
         }
         if (options.debug) {
                 trace_is_on = TRUE;
@@ -321,7 +344,7 @@ int main(int argc, char **argv)
         }
         if (!options.foreground && go_to_background(&daemon.ready_fd) < 0) {
                 perror("lockspacefs: cannot go to the background");
-                return EXIT_FAILURE;
+                return failure;
         }
         if (chdir("/") < 0)
                 g_debug("stays in a directory of its own");
@@ -331,5 +354,5 @@ int main(int argc, char **argv)
         tree_free(daemon.tree);
         session_free(daemon.session);
         g_clear_pointer(&daemon.loop, g_main_loop_unref);
-        return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+        return ok ? EXIT_SUCCESS : failure;
 }

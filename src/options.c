@@ -17,6 +17,7 @@ typedef struct Texts {
 typedef struct Parser {
         Texts texts;
         Options options;
+        gboolean has_source;
         char *bad;                              /* what cannot be read */
 } Parser;
 
@@ -49,10 +50,30 @@ static const struct fuse_opt table[] = {
         FUSE_OPT_KEY("noauto", FUSE_OPT_KEY_DISCARD),
         FUSE_OPT_KEY("nofail", FUSE_OPT_KEY_DISCARD),
         FUSE_OPT_KEY("user", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("user=", FUSE_OPT_KEY_DISCARD),
         FUSE_OPT_KEY("users", FUSE_OPT_KEY_DISCARD),
         FUSE_OPT_KEY("nouser", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("owner", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("group", FUSE_OPT_KEY_DISCARD),
         FUSE_OPT_KEY("_netdev", FUSE_OPT_KEY_DISCARD),
-        FUSE_OPT_KEY("x-", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("comment=", FUSE_OPT_KEY_DISCARD),
+        /* The kernel's, without a meaning here. */
+        FUSE_OPT_KEY("diratime", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("nodiratime", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("relatime", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("norelatime", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("strictatime", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("nostrictatime", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("lazytime", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("nolazytime", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("iversion", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("noiversion", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("mand", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("nomand", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("silent", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("loud", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("symfollow", FUSE_OPT_KEY_DISCARD),
+        FUSE_OPT_KEY("nosymfollow", FUSE_OPT_KEY_DISCARD),
         FUSE_OPT_END,
 };
 
@@ -88,6 +109,25 @@ void options_print_help(const char *program)
                program, program, program);
 }
 
+/* The mount point. mount.fuse3(8) writes a source before it, which is nothing to us. */
+static void process_word(Parser *parser, const char *word, struct fuse_args *outargs)
+{
+        char *first = parser->options.mountpoint;
+
+        if (!first) {
+                parser->options.mountpoint = g_strdup(word);
+        } else if (!parser->has_source && (g_str_equal(first, "none") || g_str_equal(first, "lockspacefs"))) {
+                g_autofree char *fsname = g_strconcat("-ofsname=", first, NULL);
+
+                fuse_opt_insert_arg(outargs, 1, fsname);
+                parser->has_source = TRUE;
+                parser->options.mountpoint = g_strdup(word);
+                g_free(first);
+        } else if (!parser->bad) {
+                parser->bad = g_strdup_printf("one mount point only, not \"%s\" and \"%s\"", first, word);
+        }
+}
+
 static int process(void *data, const char *arg, int key, struct fuse_args *outargs)
 {
         Parser *parser = data;
@@ -112,12 +152,13 @@ static int process(void *data, const char *arg, int key, struct fuse_args *outar
                 parser->options.allow_other = TRUE;
                 return 1;                       /* libfuse wants it too */
         case FUSE_OPT_KEY_NONOPT:
-                if (parser->options.mountpoint && !parser->bad)
-                        parser->bad = g_strdup_printf("one mount point only, not \"%s\" and \"%s\"", parser->options.mountpoint, arg);
-                else if (!parser->options.mountpoint)
-                        parser->options.mountpoint = g_strdup(arg);
+                process_word(parser, arg, outargs);
                 return 0;
         default:
+                if (g_str_has_prefix(arg, "x-") || g_str_has_prefix(arg, "X-"))
+                        return 0;               /* of programs that read fstab */
+                if (g_str_equal(arg, "remount") && !parser->bad)
+                        parser->bad = g_strdup("remount: the options of a mount that is there cannot be changed; unmount it and mount it again");
                 if (arg[0] == '-' && !parser->bad)
                         parser->bad = g_strdup_printf("unknown option \"%s\"; see --help", arg);
                 return 1;                       /* -o: libfuse's, or it will say that it does not know it */

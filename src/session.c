@@ -177,9 +177,11 @@ static gboolean mount_it(Session *session, const struct fuse_lowlevel_ops *ops, 
         g_autoptr(GString) log = g_string_new(NULL);
         struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
 
-        for (int i = 0; i < options->mount_args.argc; i++)
+        fuse_opt_add_arg(&args, options->mount_args.argv[0]);
+        fuse_opt_add_arg(&args, "-ofsname=lockspacefs");        /* unless they say another */
+        for (int i = 1; i < options->mount_args.argc; i++)
                 fuse_opt_add_arg(&args, options->mount_args.argv[i]);
-        fuse_opt_add_arg(&args, "-odefault_permissions,subtype=lockspacefs,fsname=lockspacefs");
+        fuse_opt_add_arg(&args, "-odefault_permissions,subtype=lockspacefs");
         mount_log = log;
         session->se = fuse_session_new(&args, ops, ops_size, session->tree);
         session->is_mounted = session->se && fuse_session_mount(session->se, options->mountpoint) == 0;

@@ -15,7 +15,7 @@ from lockspacefs_test import (MODES, NOBODY, Child, get, locks, lockspacefs, mak
 
 F_OFD_SETLK = 37
 LOCK_COLUMNS = ["resource", "state", "mode", "wanted", "node", "pid", "command", "by", "seconds"]
-STATUS_NAMES = ["version", "engine", "node", "members", "quorum", "control", "ending", "lockspaces", "files", "held", "waiting", "requests", "seconds"]
+STATUS_NAMES = ["version", "pid", "engine", "node", "members", "quorum", "control", "ending", "lockspaces", "files", "held", "waiting", "requests", "seconds"]
 
 
 def own_name():
