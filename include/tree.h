@@ -76,6 +76,8 @@ struct Tree {
         gboolean shutting_down;                 /* SIGTERM came: no new lock, keep what is held */
         void (*last_closed)(void *data);        /* the last lock file was closed; NULL: nobody asks */
         void *last_closed_data;
+        void (*listing_changed)(void *data);    /* a lockspace came or went; NULL: nobody asks */
+        void *listing_changed_data;
 
         guint64 requests;                       /* answered */
         gint64 start_us;                        /* monotonic */
@@ -108,6 +110,7 @@ gint64 time_ns(void);                                   /* now, since the epoch 
 gint64 tree_now_us(Tree *tree);                         /* monotonic, as of this turn of the loop */
 void tree_new_turn(Tree *tree);                         /* the loop has turned */
 void node_touch(Node *node);                            /* mtime and ctime: now */
+void tree_notify_listing(Tree *tree);                   /* that of the root */
 void tree_notify_attr(Tree *tree, const Node *node);    /* each view of it */
 
 /* The lockspace of an inode, of any view; NULL for the root's. */

@@ -63,7 +63,8 @@ gboolean helper_mount_arguments(int argc, char **argv, char ***ret_argv, gboolea
                         return FALSE;
                 }
         if (argc - optind > 2) {
-                g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, "one source and one mount point only, not \"%s\" as well", argv[optind + 2]);
+                g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, "one source and one mount point only, not \"%s\" as well",
+                            argv[optind + 2]);
                 return FALSE;
         }
         ours->pdata[1] = fsname_option(argc - optind == 2 ? argv[optind++] : "none");
@@ -142,7 +143,7 @@ static int unmount_by_fusermount(const char *mountpoint, gboolean lazy)
         g_autoptr(GError) error = NULL;
         int status;
 
-        if (g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_CHILD_INHERITS_STDIN, NULL, NULL, NULL, NULL, &status, &error))
+        if (g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, &status, &error))
                 return g_spawn_check_wait_status(status, NULL) ? EXIT_SUCCESS : EXIT_HELPER_FAILURE;
         fprintf(stderr, "umount: %s: %s\n", mountpoint, error->message);
         return EXIT_HELPER_FAILURE;

@@ -46,6 +46,7 @@ Lockspace *lockspace_new(Tree *tree, const char *name, uint32_t id, const Engine
         tree_add_node(tree, &lockspace->node);
         g_hash_table_insert(tree->lockspaces, lockspace->name, lockspace);
         g_hash_table_insert(tree->engine_lockspaces, GUINT_TO_POINTER(id), lockspace);
+        tree_notify_listing(tree);
         return lockspace;
 }
 
@@ -149,6 +150,7 @@ void lockspace_die(Lockspace *lockspace, gboolean engine_knows)
         g_hash_table_remove(tree->engine_lockspaces, GUINT_TO_POINTER(lockspace->id));
         tree_remove_node(tree, &lockspace->node);
         node_touch(&tree->root);
+        tree_notify_listing(tree);
         while ((request = g_queue_peek_head(&lockspace->postponed)))
                 request_answer(request, -ESTALE);
         tell_handles(lockspace);

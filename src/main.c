@@ -9,6 +9,7 @@
 #include "handle.h"
 #include "helper.h"
 #include "lockspace.h"
+#include "manager.h"
 #include "options.h"
 #include "session.h"
 #include "trace.h"
@@ -28,6 +29,7 @@ typedef struct Daemon {
         GMainLoop *loop;
         Tree *tree;
         Session *session;
+        Manager *manager;                       /* NULL until the mount answers, and in the background */
         int ready_fd;                           /* to the parent; -1: none, or told already */
         unsigned releasing;                     /* lockspaces, at the end */
 } Daemon;
@@ -71,6 +73,12 @@ static GLogWriterOutput write_syslog(GLogLevelFlags level, const GLogField *fiel
                         if (g_str_equal(fields[f].key, "MESSAGE"))
                                 syslog(LOG_DAEMON | priorities[i].priority, "%s", (const char *)fields[f].value);
         return G_LOG_WRITER_HANDLED;
+}
+
+/* Why it does not run; the journal, at the other end of a service's standard error, gets it as an error. */
+static void tell_failure(const GError *error)
+{
+        fprintf(stderr, "%slockspacefs: %s\n", g_log_writer_is_journald(STDERR_FILENO) ? "<3>" : "", error->message);
 }
 
 /* --- the background --- */
@@ -127,6 +135,8 @@ static gboolean ready(void *data)
 
         if (daemon->ready_fd >= 0)
                 tell_parent(daemon);
+        else
+                daemon->manager = manager_new(daemon->tree);
         g_message("mounted on %s, engine %s", daemon->tree->options->mountpoint, daemon->tree->options->engine);
         return G_SOURCE_REMOVE;
 }
@@ -161,10 +171,17 @@ static void last_closed(void *data)
         g_idle_add(quit_when_idle, data);       /* after the close was answered */
 }
 
+static void tell_end(Daemon *daemon, const char *status)
+{
+        if (daemon->manager)
+                manager_stopping(daemon->manager, status);
+}
+
 static gboolean terminate(void *data)
 {
         Daemon *daemon = data;
         Tree *tree = daemon->tree;
+        g_autofree char *status = NULL;
         uint32_t id = 0;
         Handle *handle;
 
@@ -172,7 +189,10 @@ static gboolean terminate(void *data)
                 g_main_loop_quit(daemon->loop);
                 return G_SOURCE_CONTINUE;
         }
-        g_message("ending: %u files are open, their locks stay until they are closed; a second signal ends at once", tree->open_files);
+        status = g_strdup_printf("ending: %u files are open, their locks stay until they are closed; a second signal ends at once",
+                                 tree->open_files);
+        g_message("%s", status);
+        tell_end(daemon, status);
         tree->shutting_down = TRUE;
         tree->last_closed = last_closed;
         tree->last_closed_data = daemon;
@@ -264,6 +284,7 @@ static void run(Daemon *daemon)
         };
 
         g_main_loop_run(daemon->loop);
+        tell_end(daemon, "unmounted, releasing lockspaces");
         session_unmount(daemon->session);
         g_message("unmounted %s", daemon->tree->options->mountpoint);
         close_files(daemon->tree);
@@ -335,7 +356,7 @@ int main(int argc, char **argv)
         if (!read_command_line(argc, argv, &options, &error)) {
                 if (!error)
                         return EXIT_SUCCESS;
-                fprintf(stderr, "lockspacefs: %s\n", error->message);
+                tell_failure(error);
                 return helper ? EXIT_HELPER_USAGE : EXIT_USAGE;
         }
         if (options.debug) {
@@ -350,7 +371,8 @@ int main(int argc, char **argv)
                 g_debug("stays in a directory of its own");
         ok = serve(&options, &daemon, &error);
         if (!ok)
-                fprintf(stderr, "lockspacefs: %s\n", error->message);
+                tell_failure(error);
+        manager_free(daemon.manager);
         tree_free(daemon.tree);
         session_free(daemon.session);
         g_clear_pointer(&daemon.loop, g_main_loop_unref);

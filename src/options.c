@@ -158,7 +158,8 @@ static int process(void *data, const char *arg, int key, struct fuse_args *outar
                 if (g_str_has_prefix(arg, "x-") || g_str_has_prefix(arg, "X-"))
                         return 0;               /* of programs that read fstab */
                 if (g_str_equal(arg, "remount") && !parser->bad)
-                        parser->bad = g_strdup("remount: the options of a mount that is there cannot be changed; unmount it and mount it again");
+                        parser->bad = g_strdup("remount: the options of a mount that is there cannot be changed; "
+                                               "unmount it and mount it again");
                 if (arg[0] == '-' && !parser->bad)
                         parser->bad = g_strdup_printf("unknown option \"%s\"; see --help", arg);
                 return 1;                       /* -o: libfuse's, or it will say that it does not know it */

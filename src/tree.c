@@ -63,6 +63,12 @@ void node_touch(Node *node)
         node->mtime_ns = node->ctime_ns = time_ns();
 }
 
+void tree_notify_listing(Tree *tree)
+{
+        if (tree->listing_changed)
+                tree->listing_changed(tree->listing_changed_data);
+}
+
 void tree_notify_attr(Tree *tree, const Node *node)
 {
         unsigned views = 1;

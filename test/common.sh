@@ -2,7 +2,7 @@
 
 export PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 
-build_packages="meson ninja-build gcc libc6-dev linux-libc-dev pkg-config libfuse3-dev fuse3 libglib2.0-dev libjson-glib-dev libdlm-dev libquorum-dev"
+build_packages="meson ninja-build gcc libc6-dev linux-libc-dev pkg-config libfuse3-dev fuse3 libglib2.0-dev libjson-glib-dev libdlm-dev libquorum-dev libsystemd-dev"
 
 # The Debian packages that are missing.
 install_packages() {
@@ -40,7 +40,7 @@ build() {                               # DIRECTORY OPTION...
         local directory=$1 again=()
         shift
         [ ! -e "$directory/meson-private/coredata.dat" ] || again=(--reconfigure)
-        meson setup "${again[@]}" "$directory" -Dwerror=true -Ddlm=enabled "$@" && ninja -C "$directory"
+        meson setup "${again[@]}" "$directory" -Dwerror=true -Ddlm=enabled -Dsystemd=enabled "$@" && ninja -C "$directory"
 }
 
 # Run a command in namespaces of processes and of mounts, with the usual signals. Whatever it leaves,

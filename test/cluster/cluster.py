@@ -409,7 +409,8 @@ class Cluster:
 
     kernel     packaged (Debian's, without debugfs), debugfs (see build-kernel), or the path of one
     mem        of each node
-    cluster    none, corosync or dlm: what a node starts
+    cluster    none, corosync or dlm: what a node starts; or systemd: it is booted by that, and has corosync.service
+               and dlm.service to start. The packaged kernel is the one for it
     token      corosync's token timeout in milliseconds; recovery after a crash follows it
     quorum     dlm_controld's --enable_quorum_lockspace
     modules    further modules for the packaged kernel, as fs/ocfs2/dlmfs/ocfs2_dlmfs, with commas

@@ -15,7 +15,10 @@
  *                        file system of ours hides them; with colons between
  *   LAB_MODULES          further modules for a kernel that has any: paths
  *                        below its kernel/ folder without .ko, with commas
- *   LAB_CLUSTER          none, corosync or dlm: how far to go
+ *   LAB_CLUSTER          none, corosync or dlm: how far to go; or systemd: that
+ *                        takes our place as PID 1, in a machine whose /usr,
+ *                        /etc and /var can be written to, and we stay to obey.
+ *                        It has corosync.service and dlm.service to start
  *   LAB_AWAIT            members to wait for before the node is ready
  *   LAB_TOKEN            corosync's token timeout in milliseconds
  *   LAB_QUORUM           dlm_controld's --enable_quorum_lockspace, 0 or 1
@@ -228,6 +231,52 @@ static void make_devices(void)
                 say("links in /dev: %s", strerror(errno));
 }
 
+static void load_module(const char *name);
+
+static bool is_for_systemd(void)
+{
+        return strcmp(option("LAB_CLUSTER", "dlm"), "systemd") == 0;
+}
+
+/* What is written to a folder of the host's stays in the node. */
+static void make_writable(const char *name)
+{
+        char lower[64], upper[64], work[64], data[256];
+
+        snprintf(lower, sizeof(lower), "/%s", name);
+        snprintf(upper, sizeof(upper), "/overlay/%s", name);
+        snprintf(work, sizeof(work), "/overlay/%s.work", name);
+        mkdir("/overlay", 0755);
+        mkdir(upper, 0755);
+        mkdir(work, 0755);
+        snprintf(data, sizeof(data), "lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work);
+        if (mount("overlay", lower, "overlay", 0, data) < 0)
+                fail("overlay on %s: %s", lower, strerror(errno));
+}
+
+/* As just installed: the host's mounts and enabled services are none of ours. */
+static void make_machine(void)
+{
+        char path[PATH_MAX], target[PATH_MAX];
+        struct utsname u;
+
+        if (access("/proc/modules", F_OK) == 0)
+                load_module("fs/overlayfs/overlay");
+        make_writable("usr");
+        make_writable("etc");
+        make_writable("var");
+        uname(&u);
+        snprintf(target, sizeof(target), "/usr/lib/uml/modules/%s", u.release);
+        snprintf(path, sizeof(path), "/usr/lib/modules/%s", u.release);
+        mkdir("/usr/lib/modules", 0755);
+        if (symlink(target, path) < 0)
+                say("%s: %s", path, strerror(errno));
+        mount_on("tmpfs", "/etc/systemd/system", "mode=0755");
+        put("/etc/fstab", "");
+        put("/etc/tmpfiles.d/tmp.conf", "");                    /* would empty /tmp, and the share is there */
+        put("/etc/default/dlm", "DLM_CONTROLD_OPTS=\"--enable_fencing 0\"\n");
+}
+
 static void make_file_systems(void)
 {
         static const struct {
@@ -243,12 +292,14 @@ static void make_file_systems(void)
                 { "/etc/corosync", "mode=0755" },
                 { "/lib/udev/rules.d", "mode=0755" },
         };
-        char *rule, *dirs, *next, *options;
+        char *rule, *dirs, *next;
 
         make_root();
         mount_on("proc", "/proc", "");
         mount_on("sysfs", "/sys", "");
         make_devices();
+        if (is_for_systemd())
+                make_machine();
 
         rule = strdup(get("/lib/udev/rules.d/51-dlm.rules"));
         for (size_t i = 0; i < sizeof(own) / sizeof(*own); i++)
@@ -256,16 +307,23 @@ static void make_file_systems(void)
         put("/lib/udev/rules.d/51-dlm.rules", rule);            /* libdlm's, and no other: the rest costs a second */
         free(rule);
 
-        mount_host(share, 0);
+        mount_host(share, 0);                                  
         if (chdir(share) < 0)
                 fail("%s: %s", share, strerror(errno));
-        options = strdup(get("options"));
-        for (char *line = strtok_r(options, "\n", &next); line; line = strtok_r(NULL, "\n", &next))
-                putenv(line);                                   /* lives as long as we do */
         dirs = strdup(option("LAB_DIRS", ""));
         for (char *dir = strtok_r(dirs, ":", &next); dir; dir = strtok_r(NULL, ":", &next))
                 mount_host(dir, MS_RDONLY);
         free(dirs);
+}
+
+/* The share is still to be seen in the host's root. */
+static void read_options(void)
+{
+        char path[PATH_MAX], *next;
+
+        snprintf(path, sizeof(path), "%s/options", share);
+        for (char *line = strtok_r(strdup(get(path)), "\n", &next); line; line = strtok_r(NULL, "\n", &next))
+                putenv(line);                                   /* lives as long as we do */
 }
 
 /* --- the network --- */
@@ -483,6 +541,32 @@ static void make_cluster(void)
         fail("the DLM is not ready: %s", status);
 }
 
+/* It becomes PID 1, and its child waits until it has started everything. */
+static void start_systemd(void)
+{
+        static const char *const is_up[] = { "/bin/systemctl", "is-system-running", NULL };
+        char state[256] = "";
+        pid_t agent;
+
+        write_corosync_conf(atoi(option("LAB_NODES", "1")));
+        agent = fork();
+        if (agent != 0) {
+                execle("/lib/systemd/systemd", "systemd", "--unit=basic.target", NULL,
+                       (char *[]) { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL });
+                fail("systemd: %s", strerror(errno));
+                _exit(1);
+        }
+        setsid();
+        for (int i = 0; i < 3000; i++) {
+                if (run(state, sizeof(state), is_up) == 0 || strncmp(state, "degraded", 8) == 0) {
+                        say("systemd: %s", state);
+                        return;
+                }
+                usleep(50000);
+        }
+        fail("systemd did not come up: %s", state);
+}
+
 /* --- the host's orders --- */
 
 typedef struct Job {
@@ -689,12 +773,17 @@ int main(void)
         setrlimit(RLIMIT_NOFILE, &files);
         signal(SIGPIPE, SIG_IGN);
 
+        read_options();
         make_file_systems();
         make_network();
         say("file systems and network");
-        make_kernel();
-        say("udev and modules");
-        make_cluster();
+        if (is_for_systemd())
+                start_systemd();
+        else {
+                make_kernel();
+                say("udev and modules");
+                make_cluster();
+        }
 
         snprintf(now, sizeof(now), "%.2f\n", uptime());
         put("ready.new", now);

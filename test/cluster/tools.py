@@ -21,12 +21,14 @@ NEEDED = {
     "/usr/sbin/dlm_controld": "dlm-controld",
     "/lib/udev/rules.d/51-dlm.rules": "dlm-controld",
     "/lib/systemd/systemd-udevd": "udev",
+    "/lib/systemd/systemd": "systemd",
+    "/sbin/modprobe": "kmod",
     "/usr/bin/fusermount3": "fuse3",
     "/usr/bin/gcc": "gcc",
     "/usr/include/linux/dlm_device.h": "linux-libc-dev",
     "/usr/include/stdio.h": "libc6-dev",
 }
-FOR_LOCKSPACEFS = ["libdlm-dev", "libfuse3-dev", "libglib2.0-dev", "python3-pytest"]
+FOR_LOCKSPACEFS = ["libdlm-dev", "libfuse3-dev", "libglib2.0-dev", "libsystemd-dev", "python3-pytest"]
 
 
 class ToolError(Exception):
