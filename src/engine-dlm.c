@@ -123,6 +123,7 @@ static GSource *mailing_new(DlmEngine *engine)
 
         ((Mailing *)source)->engine = engine;
         g_source_add_unix_fd(source, dlm_mailbox_fd(engine->mailbox), G_IO_IN);
+        g_source_set_can_recurse(source, TRUE);         /* as with the session's: spares four system calls each time */
         g_source_attach(source, g_main_context_get_thread_default());
         return source;
 }

@@ -236,6 +236,7 @@ static gboolean local_start(const Options *options, const EngineEvents *events, 
         e->source = g_source_new(&source_funcs, sizeof(LocalSource));
         ((LocalSource *)e->source)->engine = e;
         g_source_set_static_name(e->source, "engine-local");
+        g_source_set_can_recurse(e->source, TRUE);
         g_source_attach(e->source, NULL);
         *ret_engine = &e->engine;
         return TRUE;

@@ -136,6 +136,9 @@ static void start_reading(Session *session)
         source = (SessionSource *)session->source;
         source->session = session;
         source->fd_tag = g_source_add_unix_fd(session->source, fd, G_IO_IN | G_IO_ERR | G_IO_HUP);
+        /* We never run a loop inside it; GLib, to see to that, would write to
+         * its wake-up descriptor twice for each turn. */
+        g_source_set_can_recurse(session->source, TRUE);
         g_source_set_static_name(session->source, "fuse");
         g_source_attach(session->source, NULL);
 }
