@@ -533,7 +533,7 @@ int local_resource_unlock(LocalLock *lock, uint32_t flags, const uint8_t *value)
 
         if (is_writer && (flags & DLM_LKF_VALBLK) && !(flags & DLM_LKF_IVVALBLK) && !value)
                 return -EINVAL;
-        if (is_writer)
+        if (is_writer && (lock->flags & DLM_LKF_VALBLK))
                 write_value(r, flags, value);
         lock->status_flags = 0;
         delist(lock);

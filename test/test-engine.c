@@ -724,6 +724,21 @@ static void test_value_is_written_by_unlock_of_pw_and_ex(Recorder *rec, gconstpo
         }
 }
 
+static void test_unlock_writes_only_after_a_request_with_value(Recorder *rec, gconstpointer unused)
+{
+        keep_value(rec, 9, "old");
+        lock(rec, 1, MODE_EX, 0);
+        expect(rec, "1 ok");
+        unlock_with(rec, 1, DLM_LKF_VALBLK, "new");
+        expect(rec, "1 ok");
+        expect_value(rec, "77 ok=\"old\"");
+        lock(rec, 1, MODE_EX, 0);
+        expect(rec, "1 ok");
+        unlock_with(rec, 1, DLM_LKF_VALBLK | DLM_LKF_IVVALBLK, NULL);
+        expect(rec, "1 ok");
+        expect_value(rec, "77 ok=\"old\"");
+}
+
 static void test_waiter_reads_what_was_written_before_its_grant(Recorder *rec, gconstpointer unused)
 {
         lock(rec, 1, MODE_EX, DLM_LKF_VALBLK);
@@ -782,8 +797,8 @@ static void test_lost_value_stays_lost_until_written(Recorder *rec, gconstpointe
         convert(rec, 1, MODE_NL, DLM_LKF_VALBLK | DLM_LKF_IVVALBLK);
         expect(rec, "1 ok");
         expect_value(rec, "77 ok+lost=\"new\"");
-        lock(rec, 2, MODE_EX, 0);
-        expect(rec, "2 ok");
+        lock(rec, 2, MODE_EX, DLM_LKF_VALBLK);
+        expect(rec, "2 ok+lost=\"new\"");
         unlock_with(rec, 2, DLM_LKF_VALBLK, "newer");
         expect(rec, "2 ok");
         expect_value(rec, "77 ok=\"newer\"");
@@ -807,14 +822,14 @@ static void test_only_writers_can_lose_a_value(Recorder *rec, gconstpointer unus
 static void test_lost_value_shows_as_in_the_kernel(Recorder *rec, gconstpointer unused)
 {
         lock(rec, 8, MODE_NL, 0);
-        lock(rec, 1, MODE_EX, 0);
+        lock(rec, 1, MODE_EX, DLM_LKF_VALBLK);
         forget(rec);
         unlock_with(rec, 1, DLM_LKF_VALBLK | DLM_LKF_IVVALBLK, NULL);
         expect(rec, "1 ok");
         expect_value(rec, "77 ok=\"\"");        /* never written: not lost */
 
         keep_value(rec, 9, "old");
-        lock(rec, 1, MODE_EX, 0);
+        lock(rec, 1, MODE_EX, DLM_LKF_VALBLK);
         forget(rec);
         unlock_with(rec, 1, DLM_LKF_VALBLK | DLM_LKF_IVVALBLK, NULL);
         lock(rec, 2, MODE_PR, 0);
@@ -1452,6 +1467,7 @@ int main(int argc, char **argv)
         add("value-direction-of-conversions", test_value_direction_of_conversions);
         add("value-is-read-by-every-request", test_value_is_read_by_every_request);
         add("value-is-written-by-unlock-of-pw-and-ex", test_value_is_written_by_unlock_of_pw_and_ex);
+        add("unlock-writes-only-after-a-request-with-value", test_unlock_writes_only_after_a_request_with_value);
         add("waiter-reads-what-was-written-before-its-grant", test_waiter_reads_what_was_written_before_its_grant);
         add("value-is-that-of-the-grant", test_value_is_that_of_the_grant);
         add("value-has-32-bytes", test_value_has_32_bytes);
