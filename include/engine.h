@@ -174,7 +174,8 @@ typedef struct EngineOps {
         int (*convert)(Engine *engine, uint32_t id, LockMode mode, uint32_t flags, const uint8_t *value);
         /* @flags: 0 (leave the value alone), VALBLK (write @value, when PW or EX
          * is held) or VALBLK|IVVALBLK (mark the value lost); they count when the
-         * lock's last request had VALBLK. */
+         * lock's last request had VALBLK. IVVALBLK of that request counts here,
+         * too, as if it had been said again. */
         int (*unlock)(Engine *engine, uint32_t id, uint32_t flags, const uint8_t *value);
         /* Ask that the lock() or convert() in flight ends: it does, with
          * -ECANCELED or with what crossed. Harmless when nothing is in flight. */

@@ -533,8 +533,10 @@ int local_resource_unlock(LocalLock *lock, uint32_t flags, const uint8_t *value)
 
         if (is_writer && (flags & DLM_LKF_VALBLK) && !(flags & DLM_LKF_IVVALBLK) && !value)
                 return -EINVAL;
-        if (is_writer && (lock->flags & DLM_LKF_VALBLK))
-                write_value(r, flags, value);
+        if (!(lock->flags & DLM_LKF_VALBLK))
+                flags = 0;
+        if (is_writer)                          /* IVVALBLK sticks, as in the kernel */
+                write_value(r, flags | (lock->flags & DLM_LKF_IVVALBLK), value);
         lock->status_flags = 0;
         delist(lock);
         complete_gone(lock, 0);

@@ -739,6 +739,17 @@ static void test_unlock_writes_only_after_a_request_with_value(Recorder *rec, gc
         expect_value(rec, "77 ok=\"old\"");
 }
 
+static void test_ivvalblk_of_a_request_counts_at_unlock(Recorder *rec, gconstpointer unused)
+{
+        keep_value(rec, 9, "old");
+        lock(rec, 1, MODE_EX, DLM_LKF_VALBLK | DLM_LKF_IVVALBLK);
+        expect(rec, "1 ok=\"old\"");
+        expect_value(rec, "77 ok=\"old\"");
+        unlock_with(rec, 1, DLM_LKF_VALBLK, "new");
+        expect(rec, "1 ok");
+        expect_value(rec, "77 ok+lost=\"old\"");
+}
+
 static void test_waiter_reads_what_was_written_before_its_grant(Recorder *rec, gconstpointer unused)
 {
         lock(rec, 1, MODE_EX, DLM_LKF_VALBLK);
@@ -1468,6 +1479,7 @@ int main(int argc, char **argv)
         add("value-is-read-by-every-request", test_value_is_read_by_every_request);
         add("value-is-written-by-unlock-of-pw-and-ex", test_value_is_written_by_unlock_of_pw_and_ex);
         add("unlock-writes-only-after-a-request-with-value", test_unlock_writes_only_after_a_request_with_value);
+        add("ivvalblk-of-a-request-counts-at-unlock", test_ivvalblk_of_a_request_counts_at_unlock);
         add("waiter-reads-what-was-written-before-its-grant", test_waiter_reads_what_was_written_before_its_grant);
         add("value-is-that-of-the-grant", test_value_is_that_of_the_grant);
         add("value-has-32-bytes", test_value_has_32_bytes);
