@@ -97,7 +97,8 @@ typedef struct EngineEvents {
          *   -EAGAIN      refused, NOQUEUE; a convert keeps its old mode
          *   -EDEADLK     a conversion dead-lock; the old mode is kept
          *   -ECANCELED   cancel() came in time; a convert keeps its old mode,
-         *                or may have NL when it had CONVDEADLK
+         *                or may have NL when it had CONVDEADLK: nobody
+         *                can tell, and all there is to do is unlock()
          *   other        the lock manager would not (ENOMEM, EINVAL, ENODEV …);
          *                a convert keeps its old mode
          * A lock() that ends in anything but 0 has left no lock, and an
@@ -175,7 +176,9 @@ typedef struct EngineOps {
         /* @flags: 0 (leave the value alone), VALBLK (write @value, when PW or EX
          * is held) or VALBLK|IVVALBLK (mark the value lost); they count when the
          * lock's last request had VALBLK. IVVALBLK of that request counts here,
-         * too, as if it had been said again. */
+         * too, as if it had been said again. A lock in PW without VALBLK whose
+         * convert() with VALBLK was refused knows no value, and flags 0 may
+         * write zeros: then say VALBLK, or VALBLK|IVVALBLK. */
         int (*unlock)(Engine *engine, uint32_t id, uint32_t flags, const uint8_t *value);
         /* Ask that the lock() or convert() in flight ends: it does, with
          * -ECANCELED or with what crossed. Harmless when nothing is in flight. */
