@@ -371,6 +371,9 @@ static int run(char *output, size_t size, const char *const argv[])
                 return -1;
         pid = vfork();
         if (pid == 0) {
+                /* corosync raises the priority of its whole process group; ours
+                 * has the kernel's threads and all that is started later */
+                setpgid(0, 0);
                 if (output) {
                         dup2(pipe_fds[1], 1);
                         dup2(pipe_fds[1], 2);
