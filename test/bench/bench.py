@@ -12,6 +12,7 @@ from pathlib import Path
 
 import calls
 import growth
+import guests
 import report
 from servers import daemon_path
 
@@ -24,6 +25,7 @@ GROUPS = {
     "growth": growth.growth,
     "listing": growth.listing,
     "memory": growth.memory,
+    "cluster": guests.rows,
 }
 
 

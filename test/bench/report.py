@@ -32,8 +32,9 @@ def figure(row, key, digits=1):
     return f"{row[key]:,.{digits}f}" if key in row else "-"
 
 
-FIGURES = [("median_us", "median µs", 1), ("p99_us", "p99 µs", 1), ("per_second", "per second", 0), ("seconds", "seconds", 2),
-           ("bytes", "bytes", 0)]
+FIGURES = [("median_us", "median µs", 1), ("p99_us", "p99 µs", 1), ("lock_us", "lock µs", 1), ("unlock_us", "unlock µs", 1),
+           ("per_second", "per second", 0), ("retaken_percent", "retaken %", 0), ("least_share_percent", "least share %", 0),
+           ("longest_gap_ms", "longest gap ms", 1), ("seconds", "seconds", 2), ("bytes", "bytes", 0)]
 
 
 def table_of(rows):

@@ -62,4 +62,11 @@ def of_growth():
     yield Target("list, for each file, 1,000,000 to 10,000", "listing", "list, N files", 1.5, on="1,000,000", against="10,000")
 
 
-TARGETS = [*of_calls(), *of_growth()]
+def of_guests():
+    yield Target("dlm in a guest, flock+unlock, to nullfs + libdlm", "guest", "flock+unlock", 1.25, against="nullfs + libdlm")
+    for what in ("flock", "open in .ex"):
+        yield Target(f"dlm between two guests, hand-overs by {what}, to libdlm", "hand-over", f"{what}, 2 nodes", 0.70,
+                     against="libdlm", at_least=True)
+
+
+TARGETS = [*of_calls(), *of_growth(), *of_guests()]

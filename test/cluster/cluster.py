@@ -390,9 +390,9 @@ class Node:
         self.run(f"echo {run} >/sys/kernel/dlm/{shlex.quote(lockspace)}/control", check=True)
 
     def mount_lockspacefs(self, options: str = "", mountpoint: str = "/dlm", engine: str = "dlm", strict: bool = True,
-                          timeout: float = 30) -> LockspacefsDaemon:
+                          timeout: float = 30, program: Optional[Path] = None) -> LockspacefsDaemon:
         """Mount for everybody. @options: more of them, as after -o. @strict: a warning ends the daemon."""
-        daemon = tools.daemon()
+        daemon = program or tools.daemon()
         all_options = ",".join(filter(None, [f"engine={engine}", "allow_other", options]))
         words = [str(daemon), "-f", "-o", all_options, mountpoint]
         environment = "G_MESSAGES_DEBUG=all G_DEBUG=fatal-warnings " if strict else ""
