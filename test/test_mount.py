@@ -20,9 +20,8 @@ shadow() {
         mkdir -p "$T/before$1"
         mount --bind "$1" "$T/before$1"
         mount -t tmpfs -o mode=755 none "$1"
-        for file in "$T/before$1"/*; do
-                if [ -L "$file" ]; then cp -a "$file" "$1/"; else ln -s "$file" "$1/"; fi
-        done
+        find "$T/before$1" -mindepth 1 -maxdepth 1 -type l -exec cp -a -t "$1" {} +
+        find "$T/before$1" -mindepth 1 -maxdepth 1 ! -type l -exec ln -s -t "$1" {} +
 }
 mount --make-rprivate /
 shadow /usr/sbin
