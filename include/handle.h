@@ -41,7 +41,8 @@ void handle_free(Handle *handle);               /* lets go of all its locks */
 
 gboolean handle_is_file(const Handle *handle);
 /* The process of a thread that asks for a lock. It is found once as long as the
- * same thread does, since it costs a system call or more. */
+ * same thread does, through this file or in this turn of the loop, since it costs
+ * a system call or more. */
 pid_t handle_process(Handle *handle, pid_t thread);
 /* Which kind of fcntl lock the caller asks for as @owner. It is found once for
  * each owner: an OFD lock's is this open file, which the kernel keeps apart from

@@ -83,6 +83,7 @@ struct Tree {
         gint64 start_us;                        /* monotonic */
         gint64 start_ns;                        /* since the epoch */
         Request *fresh;                         /* begins to wait, within the request being read; or NULL */
+        pid_t thread, process;                  /* who last asked for a lock in this turn of the loop; thread 0: nobody */
         gint64 now_us;                          /* monotonic, of this turn of the loop; 0: nobody has looked yet */
 };
 

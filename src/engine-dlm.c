@@ -1,5 +1,6 @@
 #include "engine-dlm.h"
 #include "dlm-cluster.h"
+#include "memory.h"
 #include "trace.h"
 
 #include <errno.h>
@@ -220,7 +221,7 @@ static DlmLock *lock_find(DlmEngine *engine, uint32_t id)
 
 static DlmLock *lock_new(DlmEngine *engine, uint32_t id, DlmSpace *space)
 {
-        DlmLock *lock = g_slice_new0(DlmLock);
+        DlmLock *lock = memory_new0(DlmLock);
 
         lock->id = id;
         lock->space = space;
@@ -233,7 +234,7 @@ static void lock_free(DlmEngine *engine, DlmLock *lock)
 {
         id_array_set(engine->locks, lock->id, NULL);
         dlm_space_count_lock(lock->space, -1);
-        g_slice_free(DlmLock, lock);
+        g_free(lock);
 }
 
 void dlm_engine_drop_locks(DlmEngine *engine, DlmSpace *space)

@@ -11,6 +11,7 @@
 #include "engine.h"
 #include "id-array.h"
 #include "local-resource.h"
+#include "memory.h"
 #include <errno.h>
 
 typedef struct LocalLockspace {
@@ -127,7 +128,7 @@ static LocalLock *find_lock(LocalEngine *e, uint32_t id)
 static void forget_lock(LocalEngine *e, LocalLock *lock)
 {
         id_array_set(e->locks, lock->id, NULL);
-        g_slice_free(LocalLock, lock);
+        g_free(lock);
 }
 
 /* Those of @lockspace; 0: all. */
@@ -352,7 +353,7 @@ static int local_lock(Engine *engine, const EngineLock *lock)
                 return -EINVAL;
         g_assert(lock->id != 0 && !find_lock(e, lock->id));
 
-        l = g_slice_new0(LocalLock);
+        l = memory_new0(LocalLock);
         l->id = lock->id;
         l->busy = TRUE;
         id_array_set(e->locks, l->id, l);

@@ -1,5 +1,6 @@
 #include "handle.h"
 #include "lockspace.h"
+#include "memory.h"
 #include "process.h"
 #include "resource.h"
 #include "trace.h"
@@ -9,7 +10,7 @@
 
 static Handle *handle_new(Tree *tree, HandleKind kind)
 {
-        Handle *handle = g_slice_new0(Handle);
+        Handle *handle = memory_new0(Handle);
 
         handle->tree = tree;
         handle->kind = kind;
@@ -74,7 +75,7 @@ void handle_free(Handle *handle)
         }
         if (handle->poll)
                 fuse_pollhandle_destroy(handle->poll);
-        g_slice_free(Handle, handle);
+        g_free(handle);
 }
 
 gboolean handle_is_file(const Handle *handle)
@@ -84,10 +85,16 @@ gboolean handle_is_file(const Handle *handle)
 
 pid_t handle_process(Handle *handle, pid_t thread)
 {
-        if (handle->thread != thread) {
-                handle->thread = thread;
-                handle->process = process_of_thread(thread);
+        Tree *tree = handle->tree;
+
+        if (handle->thread == thread)
+                return handle->process;
+        if (tree->thread != thread) {
+                tree->thread = thread;
+                tree->process = process_of_thread(thread);
         }
+        handle->thread = thread;
+        handle->process = tree->process;
         return handle->process;
 }
 

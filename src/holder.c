@@ -1,6 +1,7 @@
 #include "holder.h"
 #include "handle.h"
 #include "lockspace.h"
+#include "memory.h"
 #include "request.h"
 #include "resource.h"
 #include <errno.h>
@@ -365,7 +366,7 @@ static Owner *owner_get(Tree *tree, guint64 id)
         Owner *owner = g_hash_table_lookup(tree->owners, &id);
 
         if (!owner) {
-                owner = g_slice_new0(Owner);
+                owner = memory_new0(Owner);
                 owner->id = id;
                 g_hash_table_add(tree->owners, owner);
         }
@@ -378,7 +379,7 @@ Holder *fcntl_holder_get(Resource *resource, guint64 owner, LockBy by, Handle *h
         FcntlHolder *holder = (FcntlHolder *)fcntl_holder_find(resource, owner);
 
         if (!holder) {
-                holder = g_slice_new0(FcntlHolder);
+                holder = memory_new0(FcntlHolder);
                 holder_init(&holder->base, resource, handle, by);
                 holder->base.owner = owner;
                 holder->owner = owner_get(tree, owner);
@@ -424,8 +425,8 @@ void fcntl_holder_put(Holder *base)
         g_queue_unlink(&owner->holders, &holder->link);
         if (g_queue_is_empty(&owner->holders)) {
                 g_hash_table_remove(tree->owners, &owner->id);
-                g_slice_free(Owner, owner);
+                g_free(owner);
         }
         holder_clear(base);
-        g_slice_free(FcntlHolder, holder);
+        g_free(holder);
 }

@@ -22,6 +22,7 @@
  * touched once per mode level until it is granted anew, whoever comes and goes.
  */
 #include "local-resource.h"
+#include "memory.h"
 #include <errno.h>
 #include <string.h>
 
@@ -66,7 +67,7 @@ gboolean local_name_equal(const void *a, const void *b)
 
 LocalResource *local_resource_new(uint32_t lockspace, const LocalName *name, LocalEvents *events)
 {
-        LocalResource *r = g_slice_alloc0(sizeof(LocalResource) + name->len);
+        LocalResource *r = memory_alloc0(sizeof(LocalResource) + name->len);
 
         memcpy(r->name_bytes, name->bytes, name->len);
         r->name = (LocalName){ .bytes = r->name_bytes, .len = name->len };
@@ -101,7 +102,7 @@ void local_resource_free(LocalResource *r)
         if (!r)
                 return;
         local_resource_forget_value(r);
-        g_slice_free1(sizeof(LocalResource) + r->name.len, r);
+        g_free(r);
 }
 
 /* --- queues --- */

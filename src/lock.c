@@ -1,5 +1,6 @@
 #include "lock.h"
 #include "lockspace.h"
+#include "memory.h"
 #include "resource.h"
 #include "trace.h"
 #include <errno.h>
@@ -81,7 +82,7 @@ int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_loc
                 if (r < 0)
                         return r;
         }
-        lock = g_slice_new0(Lock);
+        lock = memory_new0(Lock);
         lock->is_charged = !is_internal(by);
         lock->by = by;
         lock->uid = uid;
@@ -110,7 +111,7 @@ void lock_free(Lock *lock)
         set_dropping(lock);
         g_queue_unlink(&resource->locks, &lock->link);
         id_table_remove(&lockspace->tree->locks, lock->id);
-        g_slice_free(Lock, lock);
+        g_free(lock);
         lockspace_ref(lockspace);               /* the resource may be its last user */
         lockspace->all_locks--;
         resource_release(resource);

@@ -2,6 +2,7 @@
 #include "control.h"
 #include "handle.h"
 #include "lockspace.h"
+#include "memory.h"
 #include "name.h"
 #include "process.h"
 #include "reply.h"
@@ -44,7 +45,7 @@ static void request_restart(Request *request)
 
 static Request *request_new(fuse_req_t req, RequestKind kind)
 {
-        Request *request = g_slice_new0(Request);
+        Request *request = memory_new0(Request);
 
         request->req = req;
         request->kind = kind;
@@ -145,7 +146,7 @@ void request_answer(Request *request, int status)
                 reply_result(req, "request", status);
                 break;
         }
-        g_slice_free(Request, request);
+        g_free(request);
 }
 
 /* --- signals and limits --- */
@@ -242,7 +243,7 @@ void request_fsync(fuse_req_t req, Handle *handle)
 
 static Detail *detail_new(fuse_req_t req, RequestKind kind, void (*start)(Request *request))
 {
-        Detail *detail = g_slice_new0(Detail);
+        Detail *detail = memory_new0(Detail);
 
         detail->tree = fuse_req_userdata(req);
         detail->request = request_new(req, kind);
@@ -269,7 +270,7 @@ static void detail_free(Detail *detail)
         if (detail->text)
                 g_string_free(detail->text, TRUE);
         g_free(detail->name);
-        g_slice_free(Detail, detail);
+        g_free(detail);
 }
 
 /* Answer with an error, and the work is over. */
@@ -286,7 +287,7 @@ static fuse_req_t detail_take_req(Detail *detail)
         fuse_req_t req = request->req;
 
         request_settle(request);
-        g_slice_free(Request, request);
+        g_free(request);
         return req;
 }
 
