@@ -10,6 +10,7 @@ this, but its memory is not measured.
 import os
 import select
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,32 @@ def test_nothing_leaks_over_a_million_cycles(daemon, lockspace, helpers, engine,
             assert grown < rounds / 4 + 64 * KIB
         cycles.finish()
     assert locks(lockspace) == []
+
+
+# --- idle ------------------------------------------------------------------
+
+IDLE = 1.5                                      # seconds; here it is time that is measured
+
+
+def wake_ups(daemon):
+    """How often its threads have been given a processor."""
+    total = 0
+    for path in Path(f"/proc/{daemon.pid}/task").glob("*/status"):
+        total += sum(int(line.split()[1]) for line in path.read_text(encoding="ascii").splitlines() if "ctxt_switches" in line)
+    return total
+
+
+def sleeps(daemon):
+    before = wake_ups(daemon)
+    time.sleep(IDLE)
+    return wake_ups(daemon) == before
+
+
+@pytest.mark.parametrize("way", ["flock", "open"])
+def test_an_idle_daemon_sleeps(daemon, lockspace, way):
+    """Whatever was asked before, and while locks are held: it looks on for microseconds, then not at all."""
+    for _ in range(100):
+        with taken(way, lockspace, "r"):
+            pass
+    with taken(way, lockspace, "r"), taken("flock", lockspace, "other"):
+        wait_until(lambda: sleeps(daemon), what="the daemon's sleep")
