@@ -36,8 +36,9 @@ DEBIAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 MARK = "==== end of command ===="
 COMPILING = 120                                 # seconds, on a busy machine
 
-# Refuses if it runs twice at a time, whatever locks of ours say: a file of this machine is the judge.
-ALONE = "flock -n -E 99 {} sh -c 'echo in; read line'"
+# Refuses if it runs twice at a time, whatever locks of ours say: a file of this machine is the judge. It gives a
+# killed process the time to close its files, one after the other; one that goes on has that file for good.
+ALONE = "flock -w 5 -E 99 {} sh -c 'echo in; read line'"
 
 
 def pytest_generate_tests(metafunc):
@@ -459,7 +460,7 @@ def test_a_leader_ends_with_its_command_if_that_fails(start, example):
 
 def in_slot(directory):
     """A command that says its slot and waits for a line, and fails if somebody else is in that slot."""
-    return ["sh", "-c", f'flock -n -E 99 "{directory}/slot.$SLOT" sh -c \'echo "$SLOT"; read line\'']
+    return ["sh", "-c", f'flock -w 5 -E 99 "{directory}/slot.$SLOT" sh -c \'echo "$SLOT"; read line\'']
 
 
 @about("semaphore")
