@@ -194,6 +194,15 @@ def status(mount):
     return pairs
 
 
+def copy_of_the_tree(directory):
+    """The project's files below a directory, without what is built and without git's own."""
+    def ignored(path, names):
+        return [name for name in names if name in (".git", "__pycache__", ".pytest_cache")
+                or Path(path) == PROJECT and name.startswith("build")]
+
+    return shutil.copytree(PROJECT, directory / "tree", ignore=ignored, symlinks=True)
+
+
 # --- other users -----------------------------------------------------------
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lockspacefs_test import (PROJECT, TIMEOUT, Daemon, daemon_path, is_mounted, lockspacefs, processes_with, umount,
-                              wait_until)
+from lockspacefs_test import (PROJECT, TIMEOUT, Daemon, copy_of_the_tree, daemon_path, is_mounted, lockspacefs,
+                              processes_with, umount, wait_until)
 
 README = PROJECT / "README.md"
 MANUAL = {page.name: page for page in sorted((PROJECT / "man").glob("*.[1-8]"))}
@@ -84,8 +83,9 @@ def path(directory):
     (programs / "lockspacefs").symlink_to(daemon_path().resolve())
     (programs / "apt-get").write_text(
         "#!/bin/sh\n"
-        "for word; do case $word in -*|install|update) ;; *)\n"
-        "        dpkg-query -W -f '${Status}' \"$word\" | grep -q 'ok installed' || exit 1 ;;\n"
+        "for word; do case $word in -*|install|update) ;;\n"
+        "*.deb) dpkg-deb --info \"$word\" >/dev/null || exit 1 ;;\n"
+        "*) dpkg-query -W -f '${Status}' \"$word\" | grep -q 'ok installed' || exit 1 ;;\n"
         "esac; done\n")
     (programs / "apt-get").chmod(0o755)
     return f"{programs}:{DEBIAN_PATH}"
@@ -98,12 +98,6 @@ def mountpoint(directory):
     yield place
     while is_mounted(place):
         umount(place, lazily=True)
-
-
-def copy_of_the_tree(directory):
-    tree = directory / "tree"
-    shutil.copytree(PROJECT, tree, ignore=shutil.ignore_patterns("build*", ".git", "__pycache__"), symlinks=True)
-    return tree
 
 
 # --- README.md -------------------------------------------------------------
