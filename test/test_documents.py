@@ -19,7 +19,7 @@ PROGRAM_PAGE, TREE_PAGE = MANUAL["lockspacefs.8"], MANUAL["lockspacefs.5"]
 CLUSTER_HEADING = "A cluster on one laptop"
 MARK = "==== end of block ===="
 DEBIAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-PATIENCE = 240                                  # seconds for a build, or for a cluster
+PATIENCE = 400                                  # seconds for two builds, or for a cluster
 
 
 # --- the commands of a document --------------------------------------------
