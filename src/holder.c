@@ -51,6 +51,19 @@ static void wait_for_turn(Holder *holder, Request *request)
         request_enqueue(request, holder->waiting);
 }
 
+/* @request cannot be asked for now. -EAGAIN: nor may it wait for that. */
+static int put_off(Holder *holder, Request *request)
+{
+        request_begin_wait(request);
+        if (request->is_over_limit)
+                return -EAGAIN;
+        if (is_busy(holder))
+                wait_for_turn(holder, request);
+        else
+                request_enqueue(request, &holder->resource->lockspace->postponed);
+        return 0;
+}
+
 /* --- dead-locks --- */
 
 /* The modes that must become possible before @own, a request for @mode (NULL:
@@ -211,17 +224,11 @@ void holder_lock(Holder *holder, Request *request)
         int r = check(holder, request);
 
         request->holder = holder;
-        if (r == 0 && is_busy(holder)) {
-                request_begin_wait(request);
-                wait_for_turn(holder, request);
-                return;
-        }
-        if (r == 0 && !lockspace_is_usable(lockspace)) {
-                request_begin_wait(request);
-                request_enqueue(request, &lockspace->postponed);
-                return;
-        }
-        if (r == 0 && !(holder->lock && holder->lock->mode == request->mode)) {
+        if (r == 0 && (is_busy(holder) || !lockspace_is_usable(lockspace))) {
+                r = put_off(holder, request);
+                if (r == 0)
+                        return;
+        } else if (r == 0 && !(holder->lock && holder->lock->mode == request->mode)) {
                 if (holder->by == BY_POSIX && request->wait && would_deadlock(holder, request->mode))
                         r = -EDEADLK;
                 else

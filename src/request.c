@@ -327,7 +327,10 @@ static gboolean detail_begin(Detail *detail, Lockspace *lockspace)
         request_begin_wait(request);
         if (lockspace_is_usable(lockspace))
                 return TRUE;
-        request_enqueue(request, &lockspace->postponed);
+        if (request->is_over_limit)
+                detail_fail(detail, -ENOLCK);
+        else
+                request_enqueue(request, &lockspace->postponed);
         return FALSE;
 }
 

@@ -4,13 +4,15 @@ import contextlib
 import errno
 import fcntl
 import os
+import queue
 import re
 import stat
 import struct
+import threading
 
 import pytest
 
-from lockspacefs_test import (NOBODY, SOMEBODY, Child, as_user, errno_of, lockspacefs, make_lockspace, opened,
+from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, lockspacefs, make_lockspace, opened,
                               raises_errno, run_as, status, touch, wait_for_waiters, wait_until)
 
 F_OFD_SETLK = 37
@@ -234,6 +236,27 @@ def test_beyond_max_waiters_a_user_gets_enolck(limited, kind):
         wait_for_waiters(limited, 3 * most + 1)
     for child in children + others:
         child.join()
+
+
+def crowd(peer, path, size):
+    """Threads that ask for EX through one open file, of which only the first comes to stand at the resource."""
+    answers = queue.SimpleQueue()
+    with opened(path) as fd:
+        for _ in range(size):
+            threading.Thread(target=lambda: answers.put(errno_of(fcntl.flock, fd, fcntl.LOCK_EX)), daemon=True).start()
+        refused = [answers.get(timeout=TIMEOUT) for _ in range(size - LIMIT // 2)]
+        peer.say("the others wait")
+        return refused, [answers.get(timeout=TIMEOUT) for _ in range(LIMIT // 2)]
+
+
+def test_who_waits_for_his_own_file_counts_too(limited):
+    touch(limited / "job")
+    os.chmod(limited / "job", 0o666)
+    with opened(limited / ".ex" / "job"):
+        child = Child(crowd, limited / "job", 2 * LIMIT, uid=NOBODY)
+        child.wait_for("the others wait")
+    refused, granted = child.join()
+    assert set(refused) == {errno.ENOLCK} and set(granted) == {0}
 
 
 # --- the options ---------------------------------------------------------------
