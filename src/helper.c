@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -78,47 +80,76 @@ gboolean helper_mount_arguments(int argc, char **argv, char ***ret_argv, gboolea
 
 /* --- umount --- */
 
+typedef struct Mounted {                        /* what a mount says of itself */
+        pid_t pid;                              /* of its daemon; 0: it does not say */
+        dev_t device;
+} Mounted;
+
 /* In a process of its own, which may hang in a mount that does not answer, and is killed then. */
-static pid_t ask_for_daemon(const char *mountpoint, int fd)
+static int ask_mount(const char *mountpoint, int fd)
 {
         g_autofree char *path = g_build_filename(mountpoint, ".status", NULL);
         g_autofree char *text = NULL;
+        Mounted mounted = { 0 };
         const char *line;
-        pid_t pid = 0;
+        struct stat st;
 
         alarm(ANSWER_S);
-        if (g_file_get_contents(path, &text, NULL, NULL) && (line = strstr(text, "\npid ")))
-                pid = atoi(line + strlen("\npid "));
-        return write(fd, &pid, sizeof(pid)) == sizeof(pid) ? EXIT_SUCCESS : EXIT_FAILURE;
+        if (stat(path, &st) == 0 && g_file_get_contents(path, &text, NULL, NULL) && (line = strstr(text, "\npid "))) {
+                mounted.pid = atoi(line + strlen("\npid "));
+                mounted.device = st.st_dev;
+        }
+        return write(fd, &mounted, sizeof(mounted)) == sizeof(mounted) ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* It was bound to another place as well, or is there in another mount namespace:
+ * the kernel's list of connections has it until the last of them is gone. */
+static gboolean is_mounted_elsewhere(dev_t device)
+{
+        g_autofree char *connection = g_strdup_printf("/sys/fs/fuse/connections/%u", minor(device));
+        g_autofree char *text = NULL;
+        g_auto(GStrv) lines = NULL;
+        gboolean found = access(connection, F_OK) == 0;
+
+        if (!found && g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
+                lines = g_strsplit(text, "\n", -1);
+        for (char **line = lines; !found && line && *line; line++) {
+                unsigned ours[2];
+
+                found = sscanf(*line, "%*d %*d %u:%u", &ours[0], &ours[1]) == 2 && makedev(ours[0], ours[1]) == device;
+        }
+        return found;
 }
 
 /* A pidfd of the daemon behind a mount; negative: not to be found. */
-static int open_daemon(const char *mountpoint)
+static int open_daemon(const char *mountpoint, dev_t *ret_device)
 {
         g_autofree char *comm_path = NULL, *comm = NULL;
-        pid_t child, pid = 0;
+        Mounted mounted = { 0 };
+        pid_t child;
         int fds[2], fd;
 
         if (pipe(fds) < 0)
                 return -1;
         child = fork();
         if (child == 0)
-                _exit(ask_for_daemon(mountpoint, fds[1]));
+                _exit(ask_mount(mountpoint, fds[1]));
         close(fds[1]);
-        if (child < 0 || read(fds[0], &pid, sizeof(pid)) != sizeof(pid))
-                pid = 0;
+        if (child < 0 || read(fds[0], &mounted, sizeof(mounted)) != sizeof(mounted))
+                mounted.pid = 0;
         close(fds[0]);
         if (child > 0)
                 waitpid(child, NULL, 0);
-        if (pid <= 0)
+        if (mounted.pid <= 0)
                 return -1;
-        fd = syscall(SYS_pidfd_open, pid, 0);
+        fd = syscall(SYS_pidfd_open, mounted.pid, 0);
         /* It may be in other namespaces, or lie: what has another name is not waited for. */
-        comm_path = g_strdup_printf("/proc/%d/comm", (int)pid);
+        comm_path = g_strdup_printf("/proc/%d/comm", (int)mounted.pid);
         if (fd >= 0 && (!g_file_get_contents(comm_path, &comm, NULL, NULL) || !g_str_equal(comm, "lockspacefs\n"))) {
                 close(fd);
                 return -1;
         }
+        *ret_device = mounted.device;
         return fd;
 }
 
@@ -163,6 +194,7 @@ static int unmount(const char *mountpoint, int flags)
 int helper_umount(int argc, char **argv)
 {
         int flags = UMOUNT_NOFOLLOW, c, pidfd, status;
+        dev_t device = 0;
 
         opterr = 0;
         while ((c = getopt(argc, argv, "flnrvt:")) >= 0)
@@ -184,9 +216,9 @@ int helper_umount(int argc, char **argv)
                 return EXIT_HELPER_USAGE;
         }
         /* After a lazy one the daemon stays as long as files are open, after a forced one who knows. */
-        pidfd = flags & (MNT_DETACH | MNT_FORCE) ? -1 : open_daemon(argv[optind]);
+        pidfd = flags & (MNT_DETACH | MNT_FORCE) ? -1 : open_daemon(argv[optind], &device);
         status = unmount(argv[optind], flags);
-        if (status == EXIT_SUCCESS && pidfd >= 0)
+        if (status == EXIT_SUCCESS && pidfd >= 0 && !is_mounted_elsewhere(device))
                 status = wait_for_daemon(pidfd, argv[optind]);
         return status;
 }

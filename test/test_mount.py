@@ -134,7 +134,7 @@ def test_umount_returns_when_the_lockspaces_are_released(machine):
     """-c, as systemd says it: without it umount does not look for helpers of fuse.TYPE."""
     for _ in range(10):
         machine.check(f"mount -t lockspacefs none {machine.dlm} -o {machine.options}; mkdir {machine.dlm}/web")
-        assert machine.run(f"umount -c {machine.dlm}; pgrep -x lockspacefs").stdout == ""
+        assert machine.run(f"umount -c {machine.dlm}; pgrep -x -r R,S,D lockspacefs").stdout == ""      # not Z
 
 
 def test_umount_does_not_wait_for_a_daemon_that_hangs(machine):
@@ -143,6 +143,26 @@ def test_umount_does_not_wait_for_a_daemon_that_hangs(machine):
     machine.check(f"umount -c {machine.dlm}")
     assert machine.mounted() == []
     machine.check("pkill -CONT -x lockspacefs")
+    wait_until(lambda: machine.daemons() == [])
+
+
+ELSEWHERE = {
+    "bound": ("mkdir {dlm}.too; mount --bind {dlm} {dlm}.too", "umount -i {dlm}.too"),
+    "in another namespace": ("mount -t fusectl none /sys/fs/fuse/connections; touch {dlm}.too; unshare --mount={dlm}.too true",
+                             "umount {dlm}.too"),
+}
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_umount_does_not_wait_for_a_daemon_that_serves_another_place(machine, place):
+    begin, end = (command.format(dlm=machine.dlm) for command in ELSEWHERE[place])
+    machine.check(f"mount -t lockspacefs none {machine.dlm} -o {machine.options}")
+    machine.run(begin)                          # a second fusectl is EBUSY
+    try:
+        machine.check(f"timeout {TIMEOUT / 3} umount -c {machine.dlm}")
+        assert machine.mounted() == [] and len(machine.daemons()) == 1
+    finally:
+        machine.check(end)
     wait_until(lambda: machine.daemons() == [])
 
 
