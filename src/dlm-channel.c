@@ -271,6 +271,8 @@ static void channel_sleep(DlmChannel *channel)
         struct epoll_event events[2];
         const int n = epoll_wait(channel->epoll, events, G_N_ELEMENTS(events), channel_timeout_ms(channel));
 
+        if (n > 0)
+                channel->is_idle = FALSE;       /* also when what woke us was withdrawn */
         for (int i = 0; i < n; i++)
                 if (events[i].data.fd == channel->device)
                         channel_read(channel);
@@ -309,7 +311,6 @@ static void channel_main(void *data)
                 Line *line = channel_next(channel, &is_closing);
 
                 if (line) {
-                        channel->is_idle = FALSE;
                         channel_make_call(channel, &line->call);
                         g_free(line);
                         if (channel->owed > 0)
