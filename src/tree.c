@@ -56,7 +56,7 @@ gint64 tree_now_us(Tree *tree)
 void tree_new_turn(Tree *tree)
 {
         tree->now_us = 0;
-        tree->thread = 0;                       /* by the next turn its number may be another's */
+        tree->thread = tree->process = 0;       /* by the next turn its number may be another's */
 }
 
 void node_touch(Node *node)

@@ -1,6 +1,7 @@
 """mount(8), umount(8) and fstab: each test has mount points, /usr/sbin and /etc/fstab of its own."""
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -248,6 +249,20 @@ def test_daemons_are_found_by_name(machine):
     machine.check(f"mount -t lockspacefs none {machine.dlm} -o {machine.options}")
     pid, = machine.daemons()
     assert f"pid {pid}" in machine.check(f"cat {machine.dlm}/.status").splitlines()
+
+
+def test_a_caller_whose_pid_is_not_to_be_seen_has_none(machine):
+    """From outside the daemon's pid namespace, after one from within used the same open file."""
+    machine.check(f"mount -t lockspacefs none {machine.dlm} -o {machine.options}; mkdir {machine.dlm}/web")
+    fd = os.open(f"/proc/{machine.init}/root{machine.dlm}/web/job", os.O_RDWR | os.O_CREAT)
+    try:
+        subprocess.run(["nsenter", "--target", machine.init, "--pid", "flock", str(fd)], pass_fds=[fd], check=True)
+        assert machine.check(f"tail -n 1 {machine.dlm}/web/.locks").split("\t")[5] not in ["0", "-"]
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        assert machine.check(f"tail -n 1 {machine.dlm}/web/.locks").split("\t")[5] in ["0", "-"]
+    finally:
+        os.close(fd)
 
 
 # --- fstab -----------------------------------------------------------------------
