@@ -9,6 +9,7 @@ import itertools
 import pytest
 
 import tools
+from actors import leave_nothing, make, mounted
 from cluster import Cluster
 
 _numbers = itertools.count(1)
@@ -43,6 +44,17 @@ def one_node(cluster_of_1):
 def two_nodes(cluster_of_2):
     cluster_of_2.repair()
     return cluster_of_2
+
+
+@pytest.fixture
+def sites(two_nodes):
+    """lockspacefs on two nodes, and the lockspace web in both."""
+    with mounted(two_nodes.nodes) as both:
+        make(both, "web")
+        yield both
+        for site in both:
+            site.clear()
+    leave_nothing(two_nodes.nodes)
 
 
 @pytest.fixture

@@ -2,22 +2,10 @@
 
 from pathlib import Path
 
-import pytest
-
-from actors import leave_nothing, make, mounted
+from actors import make, mounted
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 LANGUAGES = ["sh", "py"]                        # node by node
-
-
-@pytest.fixture
-def sites(two_nodes):
-    with mounted(two_nodes.nodes) as both:
-        make(both, "web")
-        yield both
-        for site in both:
-            site.clear()
-    leave_nothing(two_nodes.nodes)
 
 
 def start(site, example, arguments=""):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from actors import leave_nothing, make, mounted
+from actors import make, mounted
 from cluster import wait_until
 
 WAYS = ["flock", "posix", "ofd", "open"]
@@ -20,16 +20,6 @@ PROMPTLY = 0.1                                  # the bound for what must not wa
 CONNECTION_LOST = (errno.ECONNABORTED, errno.ENOTCONN)          # of the mount
 WAIT = 2                                        # -o wait= where the cluster does not answer
 ROUNDS = 5                                      # of what has a bound so short that another load of the machine can break it
-
-
-@pytest.fixture
-def sites(two_nodes):
-    with mounted(two_nodes.nodes) as both:
-        make(both, "web")
-        yield both
-        for site in both:
-            site.clear()
-    leave_nothing(two_nodes.nodes)
 
 
 @pytest.fixture
