@@ -107,7 +107,7 @@ int dlm_thread_start(const char *name, DlmMailbox *mailbox, const int fds[DLM_TH
         }
         g_mutex_clear(&start.lock);
         g_cond_clear(&start.ready);
-        return thread ? 0 : -EAGAIN;
+        return thread ? 0 : -ENOMEM;            /* EAGAIN would say that somebody else has the lock */
 }
 
 static void worker_unref(DlmWorker *worker)

@@ -137,13 +137,13 @@ static gboolean tell_status(void *data)
         return G_SOURCE_REMOVE;
 }
 
-/* Told when the loop has nothing else to do: once for many changes. */
+/* Told in the next turn of the loop: once for many changes. */
 static void manager_listing_changed(void *data)
 {
         Manager *manager = data;
 
         if (manager->status_source == 0)
-                manager->status_source = g_idle_add_full(G_PRIORITY_LOW, tell_status, manager, NULL);
+                manager->status_source = g_idle_add_full(G_PRIORITY_DEFAULT, tell_status, manager, NULL);
 }
 
 static gboolean tell_life(void *data)
