@@ -16,6 +16,8 @@ typedef struct SessionEvents {
         void (*gone)(void *data);               /* unmounted, or the connection broke: no request comes any more */
 } SessionEvents;
 
+/* Does somebody know each of the mount options? FALSE and @error: which ones not. Nothing is mounted. */
+gboolean session_check_options(const Options *options, GError **error);
 /* Mount it. @ops get @tree as fuse_req_userdata(). All are borrowed. */
 gboolean session_new(Tree *tree, const struct fuse_lowlevel_ops *ops, size_t ops_size, const SessionEvents *events, void *data,
                      Session **ret_session, GError **error);

@@ -296,23 +296,25 @@ static void run(Daemon *daemon)
 
 static gboolean serve(const Options *options, Daemon *daemon, GError **error)
 {
-        const EngineOps *ops = engine_find(options->engine);
-
-        if (!ops) {
-                g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                            g_str_equal(options->engine, "dlm")
-                                    ? "this build has no engine \"%s\": build it with libdlm, or say -o engine=local for locks on this machine alone"
-                                    : "there is no engine \"%s\": say -o engine=dlm or -o engine=local",
-                            options->engine);
-                return FALSE;
-        }
-        if (!tree_new(options, ops, &daemon->tree, error))
+        if (!tree_new(options, engine_find(options->engine), &daemon->tree, error))
                 return FALSE;
         daemon->loop = g_main_loop_new(NULL, FALSE);
         if (!session_new(daemon->tree, &fs_ops, sizeof(fs_ops), &session_events, daemon, &daemon->session, error))
                 return FALSE;
         run(daemon);
         return TRUE;
+}
+
+static gboolean check_engine(const Options *options, GError **error)
+{
+        if (engine_find(options->engine))
+                return TRUE;
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    g_str_equal(options->engine, "dlm")
+                            ? "this build has no engine \"%s\": build it with libdlm, or say -o engine=local for locks on this machine alone"
+                            : "there is no engine \"%s\": say -o engine=dlm or -o engine=local",
+                    options->engine);
+        return FALSE;
 }
 
 /* TRUE: @ret_options is complete. FALSE and no error: all was done by asking. */
@@ -333,6 +335,8 @@ static gboolean read_command_line(int argc, char **argv, Options *ret_options, G
                 options_print_help("lockspacefs");
         else if (ret_options->version)
                 printf("lockspacefs %s\n", PACKAGE_VERSION);
+        else if (!check_engine(ret_options, error) || !session_check_options(ret_options, error))
+                return FALSE;
         return !ret_options->help && !ret_options->version && !fake;
 }
 

@@ -174,11 +174,12 @@ static void notify_attr(void *data, fuse_ino_t ino)
         fuse_lowlevel_notify_inval_inode(session->se, ino, -1, 0);
 }
 
-static gboolean mount_it(Session *session, const struct fuse_lowlevel_ops *ops, size_t ops_size, GError **error)
+/* libfuse's part, not mounted yet. NULL: @log says why. */
+static struct fuse_session *make_session(const Options *options, const struct fuse_lowlevel_ops *ops, size_t ops_size, Tree *tree,
+                                         GString *log)
 {
-        const Options *options = session->tree->options;
-        g_autoptr(GString) log = g_string_new(NULL);
         struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+        struct fuse_session *se;
 
         fuse_opt_add_arg(&args, options->mount_args.argv[0]);
         fuse_opt_add_arg(&args, "-ofsname=lockspacefs");        /* unless they say another */
@@ -186,11 +187,38 @@ static gboolean mount_it(Session *session, const struct fuse_lowlevel_ops *ops, 
                 fuse_opt_add_arg(&args, options->mount_args.argv[i]);
         fuse_opt_add_arg(&args, "-odefault_permissions,subtype=lockspacefs");
         mount_log = log;
-        session->se = fuse_session_new(&args, ops, ops_size, session->tree);
+        fuse_set_log_func(log_fuse);
+        se = fuse_session_new(&args, ops, ops_size, tree);
+        mount_log = NULL;
+        fuse_opt_free_args(&args);
+        return se;
+}
+
+gboolean session_check_options(const Options *options, GError **error)
+{
+        const struct fuse_lowlevel_ops nothing = { 0 };
+        g_autoptr(GString) log = g_string_new(NULL);
+        struct fuse_session *se = make_session(options, &nothing, sizeof(nothing), NULL, log);
+
+        if (!se) {
+                g_strdelimit(g_strchomp(log->str), "\n", ';');
+                g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_UNKNOWN_OPTION, "%s; see --help", log->str);
+                return FALSE;
+        }
+        fuse_session_destroy(se);
+        return TRUE;
+}
+
+static gboolean mount_it(Session *session, const struct fuse_lowlevel_ops *ops, size_t ops_size, GError **error)
+{
+        const Options *options = session->tree->options;
+        g_autoptr(GString) log = g_string_new(NULL);
+
+        session->se = make_session(options, ops, ops_size, session->tree, log);
+        mount_log = log;
         session->is_mounted = session->se && fuse_session_mount(session->se, options->mountpoint) == 0;
         mount_log = NULL;
         g_strdelimit(g_strchomp(log->str), "\n", ';');
-        fuse_opt_free_args(&args);
         if (!session->is_mounted)
                 g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot mount on %s: %s", options->mountpoint,
                             *log->str ? log->str : "see the messages above");
@@ -204,7 +232,6 @@ gboolean session_new(Tree *tree, const struct fuse_lowlevel_ops *ops, size_t ops
 
         if (!check_timeouts(error))
                 return FALSE;
-        fuse_set_log_func(log_fuse);
         session = g_new0(Session, 1);
         session->tree = tree;
         session->events = events;

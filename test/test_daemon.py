@@ -121,6 +121,18 @@ def test_a_failure_is_told_with_its_reason(mountpoint, arguments, reason, backgr
     wait_until(lambda: daemons_of(mountpoint) == [])
 
 
+@pytest.mark.parametrize("options, reason", [
+    ("nonsense", "unknown option.*nonsense.*see --help"),
+    ("enigne=local", "unknown option.*enigne=local.*see --help"),
+    ("engine=paper", "no engine \"paper\""),
+])
+def test_a_wrong_option_is_told_before_a_missing_cluster(mountpoint, options, reason):
+    """As a wrong command line: systemd and Pacemaker need not try again."""
+    done = lockspacefs("-o", options, mountpoint)
+    assert done.returncode == 2
+    assert re.search(reason, done.stderr)
+
+
 def test_dlm_is_the_default_engine(mountpoint, engine):
     if engine == "local":                       # no cluster here: it says so, and does not fall back
         for options in [[], ["-o", "engine=dlm"], ["-o", "mode=1777"]]:

@@ -234,6 +234,7 @@ def test_mount_f_only_tries(machine):
     machine.check(f"mount -f -t lockspacefs none {machine.dlm} -o {machine.options}")
     machine.check(f"mount.lockspacefs none {machine.dlm} -fnsv -t lockspacefs -o rw,{machine.options}")
     assert machine.run(f"mount.lockspacefs none {machine.dlm} -f -o mode=rwx").returncode == USAGE
+    assert machine.run(f"mount.lockspacefs none {machine.dlm} -f -o nonsense").returncode == USAGE
     assert (machine.mounted(), machine.daemons()) == ([], [])
 
 

@@ -196,6 +196,8 @@ def test_start_monitor_stop(agent):
     ({"OCF_RESKEY_mountpoint": ""}, OCF_CONFIGURED, "not an absolute path"),
     ({"OCF_RESKEY_mountpoint": "/etc/passwd"}, OCF_ARGS, "not a directory"),
     ({"OCF_RESKEY_options": "engine=local,mode=rwx"}, OCF_CONFIGURED, "write permissions in octal"),
+    ({"OCF_RESKEY_options": "enigne=local"}, OCF_CONFIGURED, "unknown option"),
+    ({"OCF_RESKEY_options": "engine=paper"}, OCF_CONFIGURED, 'no engine "paper"'),
     ({"OCF_RESKEY_options": "engine=local,keep"}, OCF_CONFIGURED, "keep"),
 ])
 def test_wrong_parameters(agent, parameters, status, reason):
@@ -211,7 +213,7 @@ def test_actions_that_there_are_none(agent):
 
 
 def test_a_start_that_fails_says_why(agent):
-    assert 'no engine "paper"' in agent.check("start", OCF_GENERIC, OCF_RESKEY_options="engine=paper")
+    assert "cannot mount on" in agent.check("start", OCF_GENERIC, OCF_RESKEY_options="engine=local,context=nonsense")
 
 
 def test_a_mount_that_is_dead_or_hangs_is_noticed(agent):

@@ -204,11 +204,15 @@ def test_it_tries_again_until_the_cluster_is_there(node):
     until(node, UNIT, ActiveState="active")
 
 
-def test_a_wrong_option_is_not_tried_again(node):
-    node.write_file("/etc/default/lockspacefs", "OPTIONS=mode=rwx\n")
+@pytest.mark.parametrize("options, reason", [
+    ("mode=rwx", "mode=rwx: write permissions in octal, from 0 to 07777"),
+    ("enigne=local", "fuse: unknown option(s): `-o enigne=local'; see --help"),
+])
+def test_a_wrong_option_is_not_tried_again(node, options, reason):
+    node.write_file("/etc/default/lockspacefs", f"OPTIONS={options}\n")
     assert node.run(f"systemctl start {UNIT}", SOON).returncode != 0
     assert show(node, UNIT, "ActiveState", "Result", "ExecMainStatus") == ["failed", "exit-code", "2"]
-    assert (3, "lockspacefs: mode=rwx: write permissions in octal, from 0 to 07777") in journal(node)
+    assert (3, f"lockspacefs: {reason}") in journal(node)
 
 
 def test_it_shows_that_it_is_alive(node):
