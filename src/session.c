@@ -1,9 +1,11 @@
 #include "session.h"
+#include "lockspacefs.h"
 #include "request.h"
 #include "spin.h"
 #include "trace.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <mntent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +168,25 @@ static gboolean check_timeouts(GError **error)
         return TRUE;
 }
 
+/* Over a mount of ours, another one would hide the locks that are held there: with the
+ * engine local, two would hold the same. */
+static gboolean check_mountpoint(const char *mountpoint, GError **error)
+{
+        FILE *mounts = setmntent("/proc/self/mounts", "re");
+        const struct mntent *entry;
+        gboolean is_ours = FALSE;
+
+        while (mounts && (entry = getmntent(mounts)))
+                if (g_str_equal(entry->mnt_dir, mountpoint))
+                        is_ours = g_str_equal(entry->mnt_type, LOCKSPACEFS_TYPE);       /* the last one is the upper one */
+        if (mounts)
+                endmntent(mounts);
+        if (is_ours)
+                g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_EXIST, "mount point %s: a lockspacefs is mounted there already, umount it first",
+                            mountpoint);
+        return !is_ours;
+}
+
 static void notify_attr(void *data, fuse_ino_t ino)
 {
         Session *session = data;
@@ -230,7 +251,7 @@ gboolean session_new(Tree *tree, const struct fuse_lowlevel_ops *ops, size_t ops
 {
         Session *session;
 
-        if (!check_timeouts(error))
+        if (!check_timeouts(error) || !check_mountpoint(tree->options->mountpoint, error))
                 return FALSE;
         session = g_new0(Session, 1);
         session->tree = tree;

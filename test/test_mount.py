@@ -176,6 +176,17 @@ def test_a_mount_in_use_is_busy(machine, command):
     assert re.search("busy|open", done.stderr)
 
 
+def test_a_mount_over_another_is_refused(machine):
+    """It would hide the locks that are held below; on the engine local two would hold the same."""
+    machine.check(f"mount -t lockspacefs none {machine.dlm} -o {machine.options}; mkdir {machine.dlm}/web")
+    for command in [f"mount -t lockspacefs none {machine.dlm}", f"cd {machine.directory}; lockspacefs dlm"]:
+        done = machine.run(f"{command} -o {machine.options}")
+        assert done.returncode != 0 and "mounted there already" in done.stderr
+    assert len(machine.mounted()) == 1
+    machine.check(f"lockspacefs -o {machine.options} {machine.dlm}/web; umount -c {machine.dlm}/web")      # inside is another place
+    assert machine.check(f"ls {machine.dlm}") == "web\n"
+
+
 # --- options ---------------------------------------------------------------------
 
 WITHOUT_MEANING = ["defaults,auto,noauto,nofail,_netdev,nouser,user,users,owner,group,comment=x",
