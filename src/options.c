@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* As written; read_numbers() makes Options of them. */
@@ -246,14 +247,16 @@ static gboolean read_texts(const Texts *texts, Options *options, GError **error)
 /* An absolute path of a directory that is there. */
 static gboolean read_mountpoint(Options *options, GError **error)
 {
+        struct stat st;
         char *path;
 
         if (!options->mountpoint)
                 return fail(error, "no mount point given; see --help");
         path = realpath(options->mountpoint, NULL);
-        if (!path) {
+        if (!path || stat(path, &st) < 0) {     /* realpath() alone does not see a dead mount */
                 const int e = errno;
 
+                free(path);
                 return fail(error, "mount point %s: %s%s", options->mountpoint, g_strerror(e),
                             e == ENOENT ? "; make it with mkdir" :
                             e == ENOTCONN ? "; a dead mount is still there, umount it first" : "");
@@ -261,7 +264,7 @@ static gboolean read_mountpoint(Options *options, GError **error)
         g_free(options->mountpoint);
         options->mountpoint = g_strdup(path);
         free(path);
-        if (!g_file_test(options->mountpoint, G_FILE_TEST_IS_DIR))
+        if (!S_ISDIR(st.st_mode))
                 return fail(error, "mount point %s: not a directory", options->mountpoint);
         return TRUE;
 }

@@ -121,6 +121,15 @@ def test_a_failure_is_told_with_its_reason(mountpoint, arguments, reason, backgr
     wait_until(lambda: daemons_of(mountpoint) == [])
 
 
+def test_a_dead_mount_is_told_with_what_to_do(make_daemon, engine):
+    daemon = make_daemon()
+    daemon.kill()
+    daemon.excused = True
+    done = lockspacefs("-o", f"engine={engine}", daemon.mountpoint)
+    assert done.returncode > 0 and "umount it first" in done.stderr     # dead, or there already, as the kernel knows of it
+    umount(daemon.mountpoint, lazily=True)
+
+
 @pytest.mark.parametrize("options, reason", [
     ("nonsense", "unknown option.*nonsense.*see --help"),
     ("enigne=local", "unknown option.*enigne=local.*see --help"),
