@@ -125,7 +125,7 @@ static void process_word(Parser *parser, const char *word, struct fuse_args *out
                 parser->options.mountpoint = g_strdup(word);
                 g_free(first);
         } else if (!parser->bad) {
-                parser->bad = g_strdup_printf("one mount point only, not \"%s\" and \"%s\"", first, word);
+                parser->bad = g_strdup_printf("one mount point only, not \"%s\" and \"%s\"; see --help for the commands", first, word);
         }
 }
 
@@ -258,6 +258,7 @@ static gboolean read_mountpoint(Options *options, GError **error)
 
                 free(path);
                 return fail(error, "mount point %s: %s%s", options->mountpoint, g_strerror(e),
+                            e == ENOENT && !strchr(options->mountpoint, '/') ? "; make it with mkdir, or see --help for the commands" :
                             e == ENOENT ? "; make it with mkdir" :
                             e == ENOTCONN ? "; a dead mount is still there, umount it first" : "");
         }

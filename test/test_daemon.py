@@ -105,7 +105,8 @@ def test_version_is_that_of_the_project():
     (["-o", "engine=local,max_files=1x", "MNT"], "max_files"),
     (["-o", "engine=local,max_waiters=-1", "MNT"], "max_waiters"),
     (["-o", "engine=local,max_locks=99999999999999999999", "MNT"], "max_locks"),
-    (["-o", "engine=local", "MNT", "another"], "another"),
+    (["-o", "engine=local", "MNT", "another"], "another.*see --help for the commands"),
+    (["list"], "No such file.*make it with mkdir, or see --help for the commands"),
     (["-o", "engine=local", "MNT/missing"], "missing"),
     (["-o", "engine=local", "DIR/plain"], "plain"),
 ])
