@@ -106,16 +106,15 @@ static int go_to_background(int *ret_ready_fd)
         }
         close(fds[0]);
         setsid();
+        g_log_set_writer_func(write_syslog, NULL, NULL);
         *ret_ready_fd = fds[1];
         return 0;
 }
 
 static void tell_parent(Daemon *daemon)
 {
-        int null;
+        int null = open("/dev/null", O_RDWR);
 
-        g_log_set_writer_func(write_syslog, NULL, NULL);
-        null = open("/dev/null", O_RDWR);
         if (null >= 0) {
                 dup2(null, STDIN_FILENO);
                 dup2(null, STDOUT_FILENO);

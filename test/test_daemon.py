@@ -195,6 +195,20 @@ def test_it_goes_to_the_background_once_the_mount_answers(mountpoint, engine, su
     assert end_status(pid) == 0
 
 
+def test_in_the_background_it_says_nothing(mountpoint, engine):
+    """Nor about lockspaces that are there already."""
+    for is_first in [True, False]:
+        done = lockspacefs("-o", f"engine={engine},keep" if engine == "dlm" else f"engine={engine}", mountpoint)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        pid, = daemons_of(mountpoint)
+        if is_first:
+            make_lockspace(mountpoint)
+        elif engine == "dlm":
+            (mountpoint / "web").rmdir()
+        umount(mountpoint)
+        assert wait_for_exit(pid)
+
+
 def test_a_relative_mount_point_is_that_of_the_caller(mountpoint, engine, subreaper):
     done = lockspacefs("-o", f"engine={engine}", mountpoint.name, cwd=mountpoint.parent)
     assert (done.returncode, done.stderr) == (0, "")
