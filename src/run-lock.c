@@ -62,6 +62,17 @@ static gboolean has_name(int directory_fd, const char *name)
         return faccessat(directory_fd, name, F_OK, 0) == 0;
 }
 
+static gboolean is_mount_point(const char *path)
+{
+        struct statfs fs;
+        int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        const gboolean is_ours = fd >= 0 && fstatfs(fd, &fs) == 0 && fs.f_type == LOCKSPACEFS_STATFS_TYPE && has_name(fd, LOCKSPACEFS_STATUS);
+
+        if (fd >= 0)
+                close(fd);
+        return is_ours;
+}
+
 static gboolean open_directory(const char *path, const char *directory, RunLock *lock, GError **error)
 {
         struct statfs fs;
@@ -105,6 +116,8 @@ static gboolean fail_outside(const char *path, const char *name, int directory_f
 {
         if (!has_name(directory_fd, LOCKSPACEFS_STATUS))
                 return fail(error, EX_NOINPUT, "%s: this is not on a lockspacefs; flock(1) locks files of other file systems", path);
+        if (!check_name(path, name, error))
+                return FALSE;
         if (has_name(directory_fd, name))
                 return fail(error, EX_NOINPUT, "%s: this is a lockspace, not a lock file; name a file in it, like %s/deploy", path, path);
         return fail(error, EX_NOINPUT, "%s: a lock file is in a lockspace; make one with mkdir, and name a file in it, like %s/deploy", path, path);
@@ -133,6 +146,9 @@ static gboolean find_file(const RunWish *wish, RunLock *lock, GError **error)
                 return FALSE;
         directory = g_path_get_dirname(path);
         name = g_path_get_basename(path);
+        if (is_mount_point(path))
+                return fail(error, EX_NOINPUT, "%s: this is a mount point, not a lock file; name a file in a lockspace, like %s/web/deploy",
+                            wish->path, wish->path);
         if (!open_directory(wish->path, directory, lock, error))
                 return FALSE;
         if (find_mode_directory(lock->directory_fd, &mode)) {

@@ -559,7 +559,8 @@ def test_wrong_options_say_what_is_wrong(lock):
 
 def test_what_is_not_a_lock_file(mount, lockspace, directory):
     (lockspace / "r").touch()
-    for path, word in [(directory / "file", "not on a lockspacefs"), (directory, "not on a lockspacefs"), (mount, "not on a lockspacefs"),
+    for path, word in [(directory / "file", "not on a lockspacefs"), (directory, "not on a lockspacefs"), (mount, "this is a mount point"),
+                       (f"{mount}/.", "this is a mount point"), (mount / ".status", "not the name of a lock"),
                        (lockspace, "this is a lockspace"), (f"{lockspace}/", "this is a lockspace"), (mount / "deploy", "make one with mkdir"),
                        (mount / "none/r", "make that with mkdir"), (lockspace / ".locks", "not the name of a lock"),
                        (lockspace / ".ex", "not the name of a lock"), (lockspace / ".ex/.", "not the name of a lock"),
