@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gio/gunixmounts.h>
+#include <locale.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -263,6 +264,7 @@ int command_status(int argc, char **argv)
         g_autoptr(GError) error = NULL;
         Health health;
 
+        setlocale(LC_CTYPE, "");
         g_set_prgname("lockspacefs status");
         if (!parse(argc, argv, &options, &error)) {
                 fprintf(stderr, "lockspacefs status: %s; see --help\n", error->message);

@@ -362,6 +362,10 @@ JsonObject *status_look(const char *mountpoint, gboolean with_locks)
                 failed = failed_by_errno(mountpoint, ENOENT);
         else if (!(text = read_file(look.root, ".status")))
                 failed = failed_by_errno(mountpoint, errno);
+        if (failed && look.root >= 0 && faccessat(look.root, ".locks", F_OK, 0) == 0) {
+                json_object_unref(failed);
+                failed = status_look_failed(mountpoint, HEALTH_DOWN, "no lockspacefs is mounted there, it is a lockspace of one: name the mount point");
+        }
         if (!failed) {
                 read_status(&look, text);
                 if (!value_of(&look, "engine") || !value_of(&look, "version"))

@@ -175,6 +175,10 @@ def test_a_bound_lockspace_is_no_mount_of_its_own(mount, directory):
         umount(place)
 
 
+def test_a_lockspace_is_no_mount_point(mount, lockspace):
+    assert text_of(lockspace, "-q", code=DOWN).endswith("it is a lockspace of one: name the mount point\n")
+
+
 @pytest.mark.parametrize("path", ["/nowhere", "/", "/dev/null"])
 def test_no_mount_is_down(path):
     assert run_status("-q", path).returncode == DOWN
