@@ -56,6 +56,13 @@ def test_lists_of_mount_options(bash):
     assert complete(bash, "lockspacefs -o wait=") == ["wait="]
 
 
+def test_status(bash, mount):
+    assert set(complete(bash, "lockspacefs status --")) == {"--help", "--json", "--quiet", "--wait="}
+    assert complete(bash, "lockspacefs status --js") == ["--json"]
+    assert str(mount) in complete(bash, "lockspacefs status ")
+    assert complete(bash, "lockspacefs status -w ") == []
+
+
 def test_run(bash, lockspace):
     (lockspace / "deploy").touch()
     assert set(complete(bash, "lockspacefs run --")) == {"--help", "--mode=", "--nonblock", "--wait=", "--conflict-exit-code=",

@@ -97,10 +97,16 @@ _lockspacefs_run() {
 }
 
 _lockspacefs_status() {
-    local IFS=$'\n'
+    case $prev in
+        -w | --wait)
+            return
+            ;;
+    esac
     if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W '$(_parse_help "$1" "status --help")' -- "$cur"))
+        [[ ${COMPREPLY-} == *= ]] && compopt -o nospace
     else
+        local IFS=$'\n'
         COMPREPLY=($(compgen -W '$(_lockspacefs_mountpoints)' -- "$cur"))
     fi
 }
