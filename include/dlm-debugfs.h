@@ -6,6 +6,11 @@
  */
 #include "engine.h"
 
+/* The locks in the text of such a file, but for ours: a new array of
+ * EngineForeign. @text is cut into lines. @node: this one. @now_ns: of
+ * CLOCK_MONOTONIC. */
+GArray *dlm_debugfs_parse(char *text, uint64_t xid, uint32_t node, guint64 now_ns);
+
 /* The locks that others made: ours are left out. @ret_locks: of EngineForeign.
  * -EOPNOTSUPP: debugfs is not mounted, or this kernel has none. -ENOENT: no
  * such lockspace. */

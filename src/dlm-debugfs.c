@@ -19,7 +19,7 @@ enum {                                          /* DLM_LKSTS_*: on which of a re
 typedef struct Reader {
         uint64_t xid;
         uint32_t node;                          /* ours */
-        gint64 now_ns;
+        guint64 now_ns;
         uint8_t name[RESOURCE_NAME_MAX];        /* of the resource whose locks follow */
         size_t name_len;
         GArray *locks;
@@ -28,19 +28,26 @@ typedef struct Reader {
 /* "rsb ADDRESS 0 0 0 0 0 0 LENGTH str NAME", or "hex 6e 61 6d 65" where a byte
  * is not printable. The one file with whole names: NAME_locks ends them at a
  * NUL, and a newline in one breaks its lines. */
-static void reader_take_resource(Reader *reader, const char *line, const char *end)
+static void reader_take_resource(Reader *reader, const char *line)
 {
         int len = 0, at = 0;
+        size_t left;
 
         reader->name_len = 0;
         if (sscanf(line, "rsb %*s %*d %*x %*x %*d %*d %*u %d %n", &len, &at) != 1 || at == 0 || len < 1 || len > RESOURCE_NAME_MAX)
                 return;
         line += at;
-        if (g_str_has_prefix(line, "str ") && end - line == 4 + len) {
+        left = strlen(line);
+        if (g_str_has_prefix(line, "str ") && left == 4 + (size_t)len) {
                 memcpy(reader->name, line + 4, len);
-        } else if (g_str_has_prefix(line, "hex") && end - line == 3 + 3 * len) {
-                for (int i = 0; i < len; i++)
-                        reader->name[i] = g_ascii_xdigit_value(line[4 + 3 * i]) << 4 | g_ascii_xdigit_value(line[5 + 3 * i]);
+        } else if (g_str_has_prefix(line, "hex") && left == 3 + 3 * (size_t)len) {
+                for (int i = 0; i < len; i++) {
+                        int high = g_ascii_xdigit_value(line[4 + 3 * i]), low = g_ascii_xdigit_value(line[5 + 3 * i]);
+
+                        if (high < 0 || low < 0)
+                                return;
+                        reader->name[i] = (uint8_t)(high << 4 | low);
+                }
         } else {
                 return;
         }
@@ -75,33 +82,37 @@ static void reader_take_lock(Reader *reader, const char *line)
         lock.node = flags & MASTER_COPY ? (uint32_t)node : reader->node;
         lock.pid = pid;
         lock.is_local = lock.node == reader->node;
-        lock.seconds = since_ns == 0 ? -1 : MAX(0, (reader->now_ns - (gint64)since_ns) / 1e9);
+        lock.seconds = since_ns == 0 ? -1 : since_ns >= reader->now_ns ? 0 : (reader->now_ns - since_ns) / 1e9;
         g_array_append_val(reader->locks, lock);
+}
+
+/* Each line ends in a NUL before it is read: sscanf(3) first looks for the end of
+ * its text, and with all that follows a long list would take a minute. */
+GArray *dlm_debugfs_parse(char *text, uint64_t xid, uint32_t node, guint64 now_ns)
+{
+        Reader reader = {
+                .xid = xid, .node = node, .now_ns = now_ns, .locks = g_array_new(FALSE, FALSE, sizeof(EngineForeign)),
+        };
+
+        for (char *line, *rest = text; (line = strsep(&rest, "\n"));)
+                if (g_str_has_prefix(line, "rsb "))
+                        reader_take_resource(&reader, line);
+                else if (g_str_has_prefix(line, "lkb "))
+                        reader_take_lock(&reader, line);
+        return reader.locks;
 }
 
 int dlm_debugfs_read(const char *name, uint64_t xid, GArray **ret_locks)
 {
         g_autofree char *path = g_strdup_printf(FOLDER "/%s_all", name);
         g_autofree char *text = NULL;
-        Reader reader = { .xid = xid, .node = dlm_cluster_node() };
         struct timespec now;
 
         if (!g_file_get_contents(path, &text, NULL, NULL))
                 return access(FOLDER, F_OK) < 0 ? -EOPNOTSUPP : -ENOENT;
 
         clock_gettime(CLOCK_MONOTONIC, &now);
-        reader.now_ns = now.tv_sec * G_GINT64_CONSTANT(1000000000) + now.tv_nsec;
-        reader.locks = g_array_new(FALSE, FALSE, sizeof(EngineForeign));
-        for (char *line = text, *end; *line; line = end + 1) {
-                end = strchrnul(line, '\n');
-                if (g_str_has_prefix(line, "rsb "))
-                        reader_take_resource(&reader, line, end);
-                else if (g_str_has_prefix(line, "lkb "))
-                        reader_take_lock(&reader, line);
-                if (*end == '\0')
-                        break;
-        }
-        *ret_locks = reader.locks;
+        *ret_locks = dlm_debugfs_parse(text, xid, dlm_cluster_node(), now.tv_sec * G_GUINT64_CONSTANT(1000000000) + now.tv_nsec);
         return 0;
 }
 
