@@ -51,7 +51,9 @@ static gboolean has_value(JsonObject *object, const char *name)
 
 static void add_line(GString *text, const char *title, const char *value)
 {
-        g_string_append_printf(text, "  %-8s %s\n", title, value);
+        g_autofree char *clean = columns_clean(value);
+
+        g_string_append_printf(text, "  %-8s %s\n", title, clean);
 }
 
 static void add_header(GString *text, JsonObject *look)
@@ -132,8 +134,11 @@ static void add_verdict(GString *text, JsonObject *look)
         g_autofree char *mountpoint = columns_clean(json_object_get_string_member(look, "mountpoint"));
 
         g_string_append_printf(text, "%s: %s", mountpoint, json_object_get_string_member(look, "health"));
-        for (guint i = 0; i < json_array_get_length(problems); i++)
-                g_string_append_printf(text, "%s%s", i ? "; " : ": ", json_array_get_string_element(problems, i));
+        for (guint i = 0; i < json_array_get_length(problems); i++) {
+                g_autofree char *problem = columns_clean(json_array_get_string_element(problems, i));
+
+                g_string_append_printf(text, "%s%s", i ? "; " : ": ", problem);
+        }
         g_string_append_c(text, '\n');
 }
 
