@@ -288,9 +288,10 @@ static void fs_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
                 reply_attr(req, "getattr", node, ino_view(ino));
 }
 
+/* The years 1677 to 2262; what is beyond becomes the nearest, as in other file systems. */
 static gint64 timespec_to_ns(const struct timespec *time)
 {
-        return time->tv_sec * NS_PER_SECOND + time->tv_nsec;
+        return CLAMP(time->tv_sec, G_MININT64 / NS_PER_SECOND, G_MAXINT64 / NS_PER_SECOND - 1) * NS_PER_SECOND + time->tv_nsec;
 }
 
 static void set_times(Node *node, const struct stat *attr, int to_set)

@@ -224,6 +224,15 @@ def test_times_can_be_set(lockspace):
     assert abs((lockspace / "job").stat().st_mtime - time.time()) < TIMEOUT
 
 
+def test_times_beyond_all_bounds_become_the_nearest(lockspace):
+    touch(lockspace / "job")
+    year = 365.2425 * 86400
+    os.utime(lockspace / "job", (-2**60, 2**60))
+    seen = (lockspace / "job").stat()
+    assert 1677 < 1970 + seen.st_atime_ns / 1e9 / year < 1678
+    assert 2262 < 1970 + seen.st_mtime_ns / 1e9 / year < 2263
+
+
 def test_a_new_file_and_a_new_lockspace_have_the_time_of_now(lockspace):
     touch(lockspace / "job")
     for path in [lockspace, lockspace / "job"]:
