@@ -18,6 +18,7 @@ struct Resource {
         unsigned opens;
         uid_t charged_uid;                      /* who is counted for the file */
         bool is_listed : 1;
+        bool is_made : 1;                       /* listed by who made it, not only by a write */
         bool was_listed : 1;                    /* node's mode and owner still show through open files */
         bool is_named : 1;                  /* in Lockspace.resources and Tree.nodes */
         unsigned views : 8;                     /* bit VIEW: that inode was looked up */

@@ -83,20 +83,23 @@ void resource_release(Resource *resource)
 
 static void show(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
 {
+        resource->lockspace->files += !resource->is_listed;
         resource->is_listed = resource->was_listed = TRUE;
         resource->node.uid = uid;
         resource->node.gid = gid;
         resource->node.mode = mode;
         node_touch(&resource->lockspace->node);
-        resource->lockspace->files++;
 }
 
+/* The kernel asks only for what it has just looked up and not found. Listed all
+ * the same, it was written since: as if it had been made first, since open(2)
+ * with O_CREAT, which may be what this is, knows no EEXIST. */
 int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
 {
         Lockspace *lockspace = resource->lockspace;
         int r;
 
-        if (resource->is_listed)
+        if (resource->is_listed && resource->is_made)
                 return -EEXIST;
         if (uid != resource->charged_uid) {
                 r = users_charge(lockspace->tree->users, uid, USER_FILE);
@@ -107,6 +110,7 @@ int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
         }
         node_touch(&resource->node);
         show(resource, uid, gid, mode);
+        resource->is_made = TRUE;
         return 0;
 }
 
@@ -129,7 +133,7 @@ void resource_unlist(Resource *resource)
 {
         if (!resource->is_listed)
                 return;
-        resource->is_listed = FALSE;
+        resource->is_listed = resource->is_made = FALSE;
         resource->node.ctime_ns = time_ns();
         node_touch(&resource->lockspace->node);
         resource->lockspace->files--;

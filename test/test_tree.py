@@ -1,5 +1,6 @@
 """The tree: what is there, what a listing shows, and that listing and opening what it shows is harmless."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from lockspacefs_test import (MODES, OTHER_GROUP, SOMEBODY, TIMEOUT, get, locks, make_lockspace, opened, put,
+from lockspacefs_test import (MODES, OTHER_GROUP, SOMEBODY, TIMEOUT, Child, get, locks, make_lockspace, opened, put,
                               raises_errno, shell, touch)
 
 CONTROL_FILES = [".force", ".locks"]
@@ -213,6 +214,21 @@ def test_stat_and_o_path_in_a_mode_directory_take_no_lock(lockspace):
             with opened(lockspace / f".{mode}" / "job", os.O_PATH):
                 pass
         assert lock_table(lockspace) == before
+
+
+def test_open_with_o_creat_never_says_eexist(lockspace, engine):
+    """Also when a write lists the name between the kernel's look-up and its making."""
+    def write_and_unlink(peer):
+        while not peer.has_said():
+            put(lockspace / ".ex" / "job", b"42")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(lockspace / "job")
+
+    child = Child(write_and_unlink)
+    for _ in range(20000 if engine == "local" else 1000):
+        touch(lockspace / "job")
+    child.say()
+    child.join()
 
 
 def test_times_can_be_set(lockspace):
