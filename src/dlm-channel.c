@@ -12,12 +12,14 @@
 /*
  * Every system call and every wake-up counts here: they are what a lock costs.
  * Calls that stand in line go in one wake-up. The eventfd is watched for edges,
- * so that it is never read. Results are read as long as some are owed. That a
- * lock is unlocked wakes nobody at once: its owner has gone on long before.
+ * so that it is never read. Results are read as long as some are owed. What does
+ * not hurry wakes nobody at once: that a lock is unlocked, since its owner has
+ * gone on long before; and that somebody waits for one, which comes just when a
+ * lock that many want is granted, and its holder is to have the processor.
  */
 
 #define RETRY_MS 1
-#define PUT_MS 5                                /* until the loop is woken for what does not hurry */
+#define PUT_MS 2                                /* until the loop is woken for what does not hurry */
 #define IDLE_MS 1000                            /* without a lock, until we say so */
 
 typedef struct Line {                           /* a call in line */
@@ -125,7 +127,7 @@ static void channel_got(DlmChannel *channel, DlmResult *result)
         if (!known || known->lkid != result->lkid)
                 return;                         /* of an id's earlier life */
         if (result->is_blocking) {
-                channel_report(channel, DLM_REPORT_BLOCKING, result, TRUE);
+                channel_report(channel, DLM_REPORT_BLOCKING, result, FALSE);
                 return;
         }
         if (channel->owed > 0)

@@ -515,15 +515,14 @@ static void fs_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 static void fs_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
         Handle *handle = get_handle(req, fi);
-        const guint64 owner = fi->lock_owner;
         Holder *holder;
 
-        reply_result(req, "flush", 0);          /* as at LOCK_UN; from here on fi is gone */
-        if (handle->kind != HANDLE_FILE)
-                return;
-        holder = fcntl_holder_find(handle->holder.resource, owner);
-        if (holder)
-                fcntl_holder_put(holder);
+        if (handle->kind == HANDLE_FILE) {
+                holder = fcntl_holder_find(handle->holder.resource, fi->lock_owner);
+                if (holder)
+                        fcntl_holder_put(holder);
+        }
+        reply_result(req, "flush", 0);
 }
 
 static void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -557,9 +556,8 @@ static void fs_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, 
         if (handle->kind != HANDLE_FILE)
                 reply_result(req, "flock", -EOPNOTSUPP);
         else if (op & LOCK_UN) {
-                /* What the caller does next is read after we are through here. */
+                holder_unlock(&handle->holder);         /* first: others may wait for it, the caller has time */
                 reply_result(req, "flock", handle->holder.is_dead ? -ESTALE : 0);
-                holder_unlock(&handle->holder);
         } else if (op & LOCK_EX && !handle->may_write)
                 reply_result(req, "flock", -EACCES);
         else
