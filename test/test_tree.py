@@ -223,11 +223,12 @@ def test_open_with_o_creat_never_says_eexist(lockspace, engine):
             put(lockspace / ".ex" / "job", b"42")
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(lockspace / "job")
+        peer.wait_for("go")
 
     child = Child(write_and_unlink)
     for _ in range(20000 if engine == "local" else 1000):
         touch(lockspace / "job")
-    child.say()
+    child.say("go")
     child.join()
 
 
