@@ -314,8 +314,9 @@ def test_an_open_file_without_a_lock_does_not_stand_in_the_way(sites):
 
 def end_dlm_controld(node):
     """Its end, which it refuses while there is a lockspace: did it come?"""
-    node.run("kill $(pidof dlm_controld)", check=True)
-    return node.run("for i in $(seq 30); do pidof dlm_controld || exit 0; sleep 0.1; done; exit 1").returncode == 0
+    pid = node.run("pidof dlm_controld", check=True).stdout.strip()
+    node.run(f"kill {pid}", check=True)
+    return node.run(f"for i in $(seq 30); do [ -d /proc/{pid} ] || exit 0; sleep 0.1; done; exit 1").returncode == 0
 
 
 def test_unmounting_releases_what_the_mount_made(two_nodes):
