@@ -314,7 +314,7 @@ def test_an_open_file_without_a_lock_does_not_stand_in_the_way(sites):
 
 def end_dlm_controld(node):
     """Its end, which it refuses while there is a lockspace: did it come?"""
-    pid = node.run("pidof dlm_controld", check=True).stdout.strip()
+    pid = node.run("pgrep -o -x dlm_controld", check=True).stdout.strip()      # not its helper, without which it ends
     node.run(f"kill {pid}", check=True)
     return node.run(f"for i in $(seq 30); do [ -d /proc/{pid} ] || exit 0; sleep 0.1; done; exit 1").returncode == 0
 
