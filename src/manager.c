@@ -103,21 +103,16 @@ static void write_made(Manager *manager)
 
 /* --- the status line --- */
 
-static int compare_names(const void *a, const void *b)
-{
-        return g_strcmp0(a, b);
-}
-
 static char *status_line(Tree *tree)
 {
         Engine *engine = tree->engine;
-        g_autoptr(GList) names = g_list_sort(g_hash_table_get_keys(tree->lockspaces), compare_names);
+        g_autoptr(GList) lockspaces = tree_list_lockspaces(tree);
         GString *line = g_string_new(NULL);
         unsigned n = 0;
 
         g_string_printf(line, "engine %s, node %u, lockspaces:", engine->ops->name, engine->ops->node(engine));
-        for (GList *l = names; l && n < NAMES_MAX; l = l->next, n++)
-                g_string_append_printf(line, " %s", (const char *)l->data);
+        for (GList *l = lockspaces; l && n < NAMES_MAX; l = l->next, n++)
+                g_string_append_printf(line, " %s", ((const Lockspace *)l->data)->name);
         if (n == 0)
                 g_string_append(line, " none");
         if (n < g_hash_table_size(tree->lockspaces))
