@@ -57,6 +57,7 @@ Lockspace *lockspace_ref(Lockspace *lockspace);
 void lockspace_unref(Lockspace *lockspace);
 
 gboolean lockspace_is_usable(const Lockspace *lockspace);       /* ACTIVE: requests need not be postponed */
+gboolean lockspace_grants_locks(const Lockspace *lockspace);    /* its state is "active" */
 /* "active", "recovering", "stopped", "releasing" */
 const char *lockspace_state_to_string(const Lockspace *lockspace);
 

@@ -75,13 +75,23 @@ gboolean lockspace_is_usable(const Lockspace *lockspace)
         return lockspace->state == LOCKSPACE_ACTIVE;
 }
 
-const char *lockspace_state_to_string(const Lockspace *lockspace)
+static EngineSpaceState engine_state(const Lockspace *lockspace)
 {
         Engine *engine = lockspace->tree->engine;
 
+        return engine->ops->state(engine, lockspace->id);
+}
+
+gboolean lockspace_grants_locks(const Lockspace *lockspace)
+{
+        return lockspace_is_usable(lockspace) && engine_state(lockspace) == ENGINE_SPACE_ACTIVE;
+}
+
+const char *lockspace_state_to_string(const Lockspace *lockspace)
+{
         if (!lockspace_is_usable(lockspace))
                 return "releasing";
-        switch (engine->ops->state(engine, lockspace->id)) {
+        switch (engine_state(lockspace)) {
         case ENGINE_SPACE_ACTIVE:
                 break;
         case ENGINE_SPACE_RECOVERING:

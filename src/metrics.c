@@ -121,7 +121,7 @@ typedef struct Family {
 
 static guint64 get_active(const Lockspace *lockspace)
 {
-        return g_str_equal(lockspace_state_to_string(lockspace), "active");
+        return lockspace_grants_locks(lockspace);
 }
 
 static guint64 get_files(const Lockspace *lockspace)
