@@ -219,8 +219,9 @@ static void lock_granted(Lock *lock, unsigned flags, const uint8_t *value)
         const gboolean wrote = lock->state == LOCK_CONVERTING && mode_is_writer(lock->mode) && lock->wanted <= lock->mode;
 
         set_state(lock, LOCK_HELD);
+        if (lock->wanted != lock->mode)         /* fsync's conversion changes nothing for who waits */
+                lock->is_asked = FALSE;
         lock->mode = lock->wanted;
-        lock->is_asked = FALSE;
         if (wrote)
                 lock->dirty = FALSE;
         else

@@ -158,6 +158,18 @@ def test_it_is_not_withdrawn_when_he_gives_up(lockspace):
         assert ready(fd, select.POLLPRI) == select.POLLPRI
 
 
+@pytest.mark.parametrize("value", [b"", b"new"])
+def test_nor_by_fsync(lockspace, value):
+    with taken("open", lockspace, "r") as fd:
+        waiter = start_waiter("flock", lockspace, "r")
+        assert wait_for_poll(fd, select.POLLPRI) == select.POLLPRI
+        waiter.kill()
+        wait_until(lambda: waiters(lockspace) == [])
+        os.pwrite(fd, value, 0)
+        os.fsync(fd)
+        assert ready(fd, select.POLLPRI) == select.POLLPRI
+
+
 def test_unlocking_ends_it_and_a_new_lock_begins_without(lockspace):
     with taken("flock", lockspace, "r") as fd:
         waiter = start_waiter("flock", lockspace, "r")

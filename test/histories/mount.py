@@ -180,7 +180,10 @@ class MountModel:
         file = self.files[name]
         lock = self.dlm.locks.get(file.lock)
         if lock and lock.granted >= PW:
+            owed, asked = lock.owed, lock.asked[lock.epoch]
             self.dlm.convert(file.lock, lock.granted, ["valblk"], file.value)
+            lock.owed = owed                    # for the file nothing was converted
+            lock.asked[lock.epoch] |= asked
         return {file.client: 0}
 
     def _poll(self, name):
