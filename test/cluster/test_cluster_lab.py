@@ -357,6 +357,7 @@ def test_command_line(tmp_path):
         assert "already up" in lab("up", "2").stderr
         assert lab("exec", "1", "--", "echo", "a  b").stdout == "a  b\n"
         assert lab("exec", "2", "echo a  b; exit 7").returncode == 7
+        assert lab("exec", "1", "pwd").stdout == f"{os.getcwd()}\n"
         assert lab("exec", "-t", "1").returncode == 2
         assert lab("exec", "1", "-t", "0.5", "sleep 9").returncode == 124
         assert "members: 1 2" in lab("status").stdout
