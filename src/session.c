@@ -99,6 +99,8 @@ static gboolean session_dispatch(GSource *source, GSourceFunc callback, gpointer
                 }
                 if (r == -EINTR)
                         continue;
+                if (r == -ENOMEM)               /* the next may be read; an end would take every lock along */
+                        break;
                 if (r <= 0) {
                         session_gone(session);
                         return G_SOURCE_REMOVE;

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import lockspacefs_test
+from inject import Injector
 from lockspacefs_test import Daemon, end_children, make_lockspace, remove_lockspace
 
 TEST_TIMEOUT = float(os.environ.get("LOCKSPACEFS_TEST_LIMIT", "240"))   # seconds until a hanging mount is given up
@@ -35,6 +36,11 @@ def pytest_configure(config):
     if config.getoption("--daemon"):
         os.environ["LOCKSPACEFS"] = os.path.abspath(config.getoption("--daemon"))
     os.umask(0o022)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """What is about the kernel's devices has a name that says so."""
+    return True if collection_path.name.endswith("_dlm.py") and config.getoption("--engine") != "dlm" else None
 
 
 def pytest_sessionstart(session):
@@ -109,6 +115,12 @@ def make_daemon(directory, engine):
             place.mkdir()
             return stack.enter_context(Daemon(place, *options, **{"engine": engine, **kwargs}))
         yield make
+
+
+@pytest.fixture
+def injector(directory, helpers):
+    """Makes calls of a daemon fail that is started with its environment."""
+    return Injector(directory, helpers / "libinject.so")
 
 
 @pytest.fixture

@@ -461,7 +461,7 @@ class Daemon:
 
     running = []                                # for conftest.py: whose log to show, whom to end
 
-    def __init__(self, directory, *options, engine="local", user=None, allow_other=True, wait=True):
+    def __init__(self, directory, *options, engine="local", user=None, allow_other=True, wait=True, environment=None):
         self.directory = Path(directory)
         self.mountpoint = self.directory / "dlm"
         self.user = user
@@ -471,6 +471,7 @@ class Daemon:
                          *(option for option in options if not option.startswith("-"))]
         self._arguments = [option for option in options if option.startswith("-")]
         self._wait = wait
+        self._environment = {"G_DEBUG": "fatal-warnings", **(environment or {})}
         self.process = None
 
     @property
@@ -502,7 +503,7 @@ class Daemon:
             ids = {"user": self.user, "group": self.user, "extra_groups": []}
         with open(self._log_path, "ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            cwd="/", env={**os.environ, "G_DEBUG": "fatal-warnings"}, **ids)
+                                            cwd="/", env={**os.environ, **self._environment}, **ids)
         if self not in Daemon.running:
             Daemon.running.append(self)
         try:
