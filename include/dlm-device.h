@@ -44,7 +44,8 @@ typedef struct DlmResult {
 int dlm_device_open(const char *name);
 /* The new lock's lkid, 0 for the other verbs, or -errno: nothing was queued. */
 int dlm_device_write(int fd, const DlmCall *call);
-/* 1: a result; 0: none is there; or -errno. */
+/* 1: a result; 0: none can be read now; or -errno: none ever will. -EBADMSG: it was
+ * cut, and with it all that was known of a lock. */
 int dlm_device_read(int fd, DlmResult *ret_result);
 
 /* The control device. The descriptor, or -errno. */

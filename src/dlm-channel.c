@@ -30,6 +30,9 @@ typedef struct Line {                           /* a call in line */
 typedef struct Known {                          /* a lock, as the kernel knows it */
         uint32_t lkid;
         gboolean is_granted;                    /* a later refusal does not end it */
+        gboolean is_owed;                       /* a completion … */
+        gboolean is_unlocking;                  /* … of its unlock */
+        gboolean is_adrift;                     /* the end of a convert was not heard: its mode is not known */
 } Known;
 
 struct DlmChannel {
@@ -50,6 +53,7 @@ struct DlmChannel {
         /* Only the thread looks: */
         int device;                             /* the descriptor, or -errno */
         gboolean is_deaf;                       /* the device has no results to give any more */
+        gboolean has_missed;                    /* a result, once or for good */
         gboolean has_put;                       /* mail that the loop was not woken for */
         gboolean is_idle;                       /* and the owner has been told */
         unsigned owed;                          /* completions that will come */
@@ -105,6 +109,8 @@ static void channel_report_failure(DlmChannel *channel, uint32_t id, int status)
          * lock: to the caller the thing he knew is not there any more. */
         if (status == -ENOENT || status == -ENODEV || status == -ENXIO)
                 status = -ESTALE;
+        else if (status == -ENOBUFS || status == -ENFILE || status == -EMFILE)
+                status = -ENOMEM;
         result.status = status;
         channel_report(channel, DLM_REPORT_COMPLETED, &result, TRUE);
 }
@@ -130,8 +136,11 @@ static void channel_got(DlmChannel *channel, DlmResult *result)
                 channel_report(channel, DLM_REPORT_BLOCKING, result, FALSE);
                 return;
         }
+        if (known->is_adrift && !known->is_owed)
+                return;                         /* its owner has been told another end */
         if (channel->owed > 0)
                 channel->owed--;
+        known->is_owed = FALSE;
         is_unlocked = result->status == -DLM_EUNLOCK;
         if (is_unlocked || (result->status != 0 && !known->is_granted))
                 channel_forget(channel, result->id);
@@ -143,6 +152,52 @@ static void channel_got(DlmChannel *channel, DlmResult *result)
         else if (result->status == -DLM_ECANCEL)
                 result->status = -ECANCELED;
         channel_report(channel, DLM_REPORT_COMPLETED, result, !is_unlocked);
+}
+
+/* What is owed for this lock may never be heard. A new lock is taken back. */
+static void channel_give_up(DlmChannel *channel, uint32_t id, Known *known)
+{
+        const DlmCall back = { .verb = DLM_VERB_UNLOCK, .id = id, .lkid = known->lkid, .flags = DLM_LKF_FORCEUNLOCK };
+        const gboolean is_unlocking = known->is_unlocking;
+
+        known->is_owed = FALSE;
+        known->is_adrift = TRUE;
+        if (!known->is_granted && !is_unlocking)
+                dlm_device_write(channel->device, &back);
+        if (!known->is_granted || is_unlocking)
+                channel_forget(channel, id);
+        channel_report_failure(channel, id, is_unlocking ? 0 : -EIO);
+}
+
+/* A result is lost, and nobody knows whose: all that is in flight fails. @is_deaf:
+ * no other will come, from here on locks can only be unlocked. */
+static void channel_missed(DlmChannel *channel, gboolean is_deaf)
+{
+        g_autoptr(GList) ids = g_hash_table_get_keys(channel->known);
+
+        channel->has_missed = TRUE;
+        channel->owed = 0;
+        channel->is_deaf = is_deaf;
+        if (is_deaf)
+                epoll_ctl(channel->epoll, EPOLL_CTL_DEL, channel->device, NULL);
+        for (GList *l = ids; l; l = l->next) {
+                const uint32_t id = GPOINTER_TO_UINT(l->data);
+                Known *known = channel_find(channel, id);
+
+                if (known->is_owed)
+                        channel_give_up(channel, id, known);
+        }
+}
+
+/* Has the lock whose call this is been given up? Then it can only be unlocked. */
+static gboolean channel_is_adrift(DlmChannel *channel, const DlmCall *call)
+{
+        const Known *known;
+
+        if (!channel->has_missed)
+                return FALSE;
+        known = channel_find(channel, call->id);
+        return channel->is_deaf || (known && known->is_adrift);
 }
 
 /* Read a result, and more while some are owed: what comes unasked is told by
@@ -159,10 +214,8 @@ static void channel_read(DlmChannel *channel)
                 if (r > 0)
                         channel_got(channel, &result);
         } while (r > 0 && channel->owed > 0);
-        if (r < 0) {
-                channel->is_deaf = TRUE;
-                epoll_ctl(channel->epoll, EPOLL_CTL_DEL, channel->device, NULL);
-        }
+        if (r < 0)
+                channel_missed(channel, r != -EBADMSG);
 }
 
 static gboolean channel_is_closing(DlmChannel *channel)
@@ -175,31 +228,82 @@ static gboolean channel_is_closing(DlmChannel *channel)
         return is_closing;
 }
 
-/* Write @call. A convert or unlock after a cancel that came too late is EBUSY
- * until the master's answer to the cancel is here: some network time, during
- * which the line waits, since its order is a promise. */
-static int channel_write(DlmChannel *channel, const DlmCall *call)
+/* Where it fails for want of something, the next call tries again. */
+static void channel_open(DlmChannel *channel)
+{
+        struct epoll_event readable = { .events = EPOLLIN };
+
+        channel->device = dlm_device_open(channel->name);
+        if (channel->device < 0)
+                return;
+        readable.data.fd = channel->device;
+        if (epoll_ctl(channel->epoll, EPOLL_CTL_ADD, channel->device, &readable) < 0) {
+                int r = -errno;
+
+                close(channel->device);
+                channel->device = r;
+        }
+}
+
+/* Is @call to be written again? A convert or unlock after a cancel that came too
+ * late is EBUSY until the master's answer to the cancel is here: some network
+ * time. What gives something back must not fail because memory is short: nobody
+ * would do it later, and others would wait for ever. Nor must what keeps a value
+ * alive, which is an NL lock with EXPEDITE: the unlock behind it would lose it. */
+static gboolean is_to_be_repeated(const DlmCall *call, int r)
+{
+        switch (r) {
+        case -EAGAIN:
+                return TRUE;
+        case -EBUSY:
+                return call->verb != DLM_VERB_LOCK;
+        case -ENOMEM:
+        case -ENOBUFS:
+                return call->verb == DLM_VERB_UNLOCK || call->verb == DLM_VERB_CANCEL || call->flags & DLM_LKF_EXPEDITE;
+        default:
+                return FALSE;
+        }
+}
+
+/* Write @call. While it is repeated the line waits, since its order is a promise. */
+static int channel_write(DlmChannel *channel, DlmCall *call)
 {
         int r;
 
+        if (channel->device == -ENOMEM || channel->device == -ENFILE || channel->device == -EMFILE)
+                channel_open(channel);
         if (channel->device < 0)
                 return channel->device;
         for (;;) {
+                if (channel_is_adrift(channel, call)) {
+                        if (call->verb != DLM_VERB_UNLOCK)
+                                return -EIO;
+                        call->flags |= DLM_LKF_FORCEUNLOCK;     /* whatever is in flight */
+                }
                 r = dlm_device_write(channel->device, call);
-                if (r != -EBUSY || call->verb == DLM_VERB_LOCK || channel_is_closing(channel))
+                if (!is_to_be_repeated(call, r) || channel_is_closing(channel))
                         break;
                 poll(&(struct pollfd){ .fd = channel->is_deaf ? -1 : channel->device, .events = POLLIN }, 1, RETRY_MS);
                 channel_read(channel);
         }
-        if (r >= 0 && call->verb != DLM_VERB_CANCEL)    /* that only hurries what is owed already */
-                channel->owed++;
         return r;
+}
+
+/* @call for it was made: a completion will come. */
+static void channel_owe(DlmChannel *channel, Known *known, const DlmCall *call)
+{
+        known->is_owed = TRUE;
+        known->is_unlocking = call->verb == DLM_VERB_UNLOCK;
+        if (channel->is_deaf)
+                channel_give_up(channel, call->id, known);
+        else
+                channel->owed++;
 }
 
 static void channel_make_call(DlmChannel *channel, DlmCall *call)
 {
         Known *known = channel_find(channel, call->id);
-        int r;
+        int r = -ENOENT;
 
         switch (call->verb) {
         case DLM_VERB_LOCK:
@@ -211,8 +315,9 @@ static void channel_make_call(DlmChannel *channel, DlmCall *call)
                 known = g_new0(Known, 1);
                 known->lkid = r;
                 g_hash_table_insert(channel->known, GUINT_TO_POINTER(call->id), known);
+                channel_owe(channel, known, call);
                 break;
-        case DLM_VERB_CANCEL:
+        case DLM_VERB_CANCEL:                   /* only hurries what is owed already */
                 if (known) {
                         call->lkid = known->lkid;
                         channel_write(channel, call);
@@ -220,16 +325,17 @@ static void channel_make_call(DlmChannel *channel, DlmCall *call)
                 break;
         case DLM_VERB_CONVERT:
         case DLM_VERB_UNLOCK:
-                r = -ENOENT;
                 if (known) {
                         call->lkid = known->lkid;
                         r = channel_write(channel, call);
                 }
-                if (r < 0) {
-                        if (call->verb == DLM_VERB_UNLOCK)
-                                channel_forget(channel, call->id);
-                        channel_report_failure(channel, call->id, r);
+                if (r >= 0) {
+                        channel_owe(channel, known, call);
+                        break;
                 }
+                if (call->verb == DLM_VERB_UNLOCK)
+                        channel_forget(channel, call->id);
+                channel_report_failure(channel, call->id, r);
                 break;
         }
 }
@@ -265,7 +371,9 @@ static int channel_timeout_ms(const DlmChannel *channel)
 {
         if (channel->has_put)
                 return PUT_MS;
-        return channel->is_idle || g_hash_table_size(channel->known) > 0 ? -1 : IDLE_MS;
+        if (channel->is_idle || g_hash_table_size(channel->known) > 0)
+                return -1;
+        return channel->is_deaf ? 0 : IDLE_MS;
 }
 
 static void channel_sleep(DlmChannel *channel)
@@ -284,22 +392,6 @@ static void channel_sleep(DlmChannel *channel)
         } else if (n == 0) {
                 channel->is_idle = TRUE;
                 channel_report(channel, DLM_REPORT_IDLE, &(DlmResult) { 0 }, TRUE);
-        }
-}
-
-static void channel_open(DlmChannel *channel)
-{
-        struct epoll_event readable = { .events = EPOLLIN };
-
-        channel->device = dlm_device_open(channel->name);
-        if (channel->device < 0)
-                return;
-        readable.data.fd = channel->device;
-        if (epoll_ctl(channel->epoll, EPOLL_CTL_ADD, channel->device, &readable) < 0) {
-                int r = -errno;
-
-                close(channel->device);
-                channel->device = r;
         }
 }
 

@@ -15,7 +15,9 @@
 /* As engine.h has it. */
 static int translate(int r)
 {
-        return r == -EUNATCH ? -ENOTCONN : r;   /* dlm_controld ended while in use; never was there */
+        if (r == -EUNATCH)
+                return -ENOTCONN;               /* dlm_controld ended while in use; never was there */
+        return r == -ENFILE || r == -EMFILE ? -ENOMEM : r;
 }
 
 int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, DlmNode *ret_node, gboolean *ret_is_linked)
@@ -27,7 +29,7 @@ int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, Dl
 
         fd = dlm_control_open();
         if (fd < 0)
-                return fd;
+                return translate(fd);
         dlm_watch_now(&begin);
         minor = dlm_control_create(fd, name, flags | DLM_LSFL_NEWEXCL);
         if (minor < 0) {
@@ -39,8 +41,8 @@ int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, Dl
         r = dlm_node_set_access(name, access);
         if (r == 0)
                 r = dlm_node_stat(name, &node);
-        if (r < 0)
-                dlm_control_remove(fd, minor, FALSE);
+        while (r < 0 && dlm_control_remove(fd, minor, FALSE) == -ENOMEM)
+                g_usleep(BUSY_PAUSE_MS * 1000);
         close(fd);
         if (r < 0)
                 return r;
@@ -70,7 +72,7 @@ int dlm_control_release(const char *name, const DlmNode *node, uint64_t xid, gbo
 
         fd = dlm_control_open();
         if (fd < 0)
-                return fd;
+                return translate(fd);
         do {
                 if (tries > 0)
                         g_usleep(BUSY_PAUSE_MS * 1000);

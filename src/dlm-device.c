@@ -28,8 +28,11 @@ static void request_init(Request *request, int command)
 
 static int request_write(const Request *request, int fd, size_t name_len)
 {
-        ssize_t n = write(fd, request, sizeof(request->head) + name_len);
+        ssize_t n;
 
+        do
+                n = write(fd, request, sizeof(request->head) + name_len);
+        while (n < 0 && errno == EINTR);
         return n < 0 ? -errno : (int)n;
 }
 
@@ -90,9 +93,9 @@ int dlm_device_read(int fd, DlmResult *ret_result)
         ssize_t n = read(fd, &result, sizeof(result));
 
         if (n < 0)
-                return errno == EAGAIN ? 0 : -errno;
-        if ((size_t)n < sizeof(result.head))
-                return -EBADMSG;
+                return errno == EAGAIN || errno == EINTR || errno == ENOMEM ? 0 : -errno;       /* it comes again */
+        if ((size_t)n < sizeof(result.head) || (result.head.lvb_offset != 0 && result.head.lvb_offset + VALUE_LEN > (size_t)n))
+                return -EBADMSG;                /* a value that is cut is none */
 
         *ret_result = (DlmResult) {
                 .id = GPOINTER_TO_UINT(result.head.user_astparam),
@@ -101,7 +104,7 @@ int dlm_device_read(int fd, DlmResult *ret_result)
                 .mode = result.head.bast_mode,
                 .status = -ABS(result.head.lksb.sb_status),
                 .flags = (unsigned char)result.head.lksb.sb_flags,
-                .has_value = result.head.lvb_offset != 0 && result.head.lvb_offset + VALUE_LEN <= (size_t)n,
+                .has_value = result.head.lvb_offset != 0,
         };
         if (ret_result->has_value)
                 memcpy(ret_result->value, result.bytes + result.head.lvb_offset, VALUE_LEN);

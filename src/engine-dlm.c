@@ -363,7 +363,7 @@ static int lock_call(DlmEngine *engine, DlmLock *lock, DlmCall *call)
         DlmChannel *channel = dlm_space_channel(lock->space);
 
         if (!channel)
-                return -errno;
+                return -ENOMEM;                 /* or out of descriptors, which is the same to a caller */
         call->id = lock->id;
         call->xid = engine->xid;
         dlm_channel_push(channel, call);

@@ -1,0 +1,61 @@
+"""Failing calls to the kernel's DLM: each gets a fitting errno, and nothing is lost."""
+
+import errno
+
+import pytest
+
+from inject import FITTING, Life, check_nothing_is_left, check_nothing_is_lost, sweep_lockspaces, sweep_locks
+from lockspacefs_test import make_lockspace
+
+
+@pytest.fixture
+def mount(make_daemon, injector):
+    return make_daemon("wait=60", environment=injector.environment).mountpoint
+
+
+def test_each_request_for_a_lock_fails_once(mount, engine, injector):
+    """The kernel has no memory for it."""
+    def arm(skip):
+        injector.fail("write", errno.ENOMEM, skip=skip, path="/dev/dlm_")
+    assert sweep_locks(mount, engine, arm, injector) >= 10
+
+
+def test_each_request_for_a_lockspace_fails_once(mount, engine, injector):
+    def arm(skip):
+        injector.fail("write", errno.ENOMEM, skip=skip, path="/dev/")
+    assert sweep_lockspaces(mount, engine, arm, injector) >= 5
+
+
+def test_what_is_to_be_repeated_is(mount, engine, injector):
+    """Requests that were interrupted, and results that come late."""
+    make_lockspace(mount)
+    for kind, error in [("write", errno.EINTR), ("write", errno.EAGAIN), ("read", errno.EINTR), ("read", errno.ENOMEM)]:
+        injector.fail(kind, error, count=1000, every=2, path="/dev/dlm_")
+        life = Life(mount).live()
+        assert injector.stop() >= 10
+        assert {**life.errors, "wait": 0} == dict.fromkeys(life.errors, 0)
+        check_nothing_is_lost(life, engine)
+
+
+# --- results that do not come ----------------------------------------------
+
+@pytest.mark.parametrize("length", [8, 60])
+def test_each_result_is_cut_once(make_daemon, engine, injector, length):
+    """What it would have said is lost for good: EIO, and the locks go back. A value then has nobody to keep it."""
+    daemon = make_daemon("wait=60", environment={**injector.environment, "G_DEBUG": ""})
+    daemon.excused = True                       # it says so
+    fitting = {name: errors | {errno.EIO} for name, errors in FITTING.items()}
+
+    def arm(skip):
+        injector.cut(length, skip=skip, path="/dev/dlm_")
+    assert sweep_locks(daemon.mountpoint, engine, arm, injector, fitting, most=20, has_value=False) > 5
+
+
+# --- what else there may be too little of ----------------------------------
+
+def test_each_of_these_fails_once(mount, engine, injector):
+    for kind, error in [("eventfd", errno.EMFILE), ("epoll_create", errno.ENFILE), ("epoll_ctl", errno.ENOMEM),
+                        ("pthread_create", errno.EAGAIN), ("open", errno.ENFILE)]:
+        def arm(skip):
+            injector.fail(kind, error, skip=skip, path="/dev/" if kind == "open" else "")
+        assert sweep_lockspaces(mount, engine, arm, injector) >= 1, kind
