@@ -274,6 +274,9 @@ static void restore_locked(Lock *lock, int status, void *data)
                         lock->lost = saved->is_lost;
                 }
                 status = lock_request(lock, MODE_NL, 0);
+        } else if (status == -ENOMEM) {         /* nobody has it: once more, with a round through the loop */
+                lock_set_callbacks(lock, restore_locked, NULL, NULL);
+                status = lock_request(lock, MODE_EX, DLM_LKF_NOQUEUE);
         } else {
                 status = lock_request(lock, MODE_NL, DLM_LKF_EXPEDITE);
         }
@@ -337,6 +340,8 @@ static void save_step_done(Lockspace *lockspace)
 {
         if (--lockspace->pending > 0)
                 return;
+        if (lockspace->status < 0)
+                return restore(lockspace, lockspace->status);
         lockspace->state = LOCKSPACE_DRAINING;
         if (lockspace->all_locks == 0)
                 lockspace_drained(lockspace);
@@ -346,8 +351,14 @@ static void saved_read(Lock *keeper, int status, void *data)
 {
         Resource *resource = keeper->resource;
         Lockspace *lockspace = resource->lockspace;
-        SavedValue saved = { .resource = resource, .is_lost = keeper->lost };
+        SavedValue saved = { .resource = resource, .is_lost = keeper->lost || status == -EIO };
 
+        if (status == -ENOMEM) {                /* what it keeps is not known: it stays, and so does the lockspace */
+                lock_set_callbacks(keeper, NULL, NULL, NULL);
+                lockspace->status = status;
+                save_step_done(lockspace);
+                return;
+        }
         memcpy(saved.value, keeper->value, VALUE_LEN);
         g_array_append_val(lockspace->saved, saved);
         lock_drop(g_steal_pointer(&resource->keeper));
@@ -358,8 +369,10 @@ static void save(Lockspace *lockspace)
 {
         GHashTableIter iter;
         gpointer key;
+        int r;
 
         lockspace->state = LOCKSPACE_SAVING;
+        lockspace->status = 0;
         lockspace->saved = g_array_new(FALSE, FALSE, sizeof(SavedValue));
         lockspace->pending = 1;
         g_hash_table_iter_init(&iter, lockspace->resources);
@@ -372,8 +385,9 @@ static void save(Lockspace *lockspace)
                 lockspace->pending++;
                 lock_set_callbacks(keeper, saved_read, NULL, NULL);
                 /* One that is just being made brings the value with its grant. */
-                if (!lock_is_busy(keeper) && lock_request(keeper, MODE_NL, 0) < 0)
-                        saved_read(keeper, 0, NULL);
+                r = lock_is_busy(keeper) ? 0 : lock_request(keeper, MODE_NL, 0);
+                if (r < 0)
+                        saved_read(keeper, r, NULL);
         }
         save_step_done(lockspace);
 }

@@ -1,11 +1,12 @@
 """Failing calls to the kernel's DLM: each gets a fitting errno, and nothing is lost."""
 
 import errno
+import os
 
 import pytest
 
-from inject import FITTING, Life, check_nothing_is_left, check_nothing_is_lost, sweep_lockspaces, sweep_locks
-from lockspacefs_test import make_lockspace
+from inject import FITTING, Life, check_nothing_is_left, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
+from lockspacefs_test import get, make_lockspace, opened, raises_errno, wait_until
 
 
 @pytest.fixture
@@ -35,6 +36,22 @@ def test_what_is_to_be_repeated_is(mount, engine, injector):
         assert injector.stop() >= 10
         assert {**life.errors, "wait": 0} == dict.fromkeys(life.errors, 0)
         check_nothing_is_lost(life, engine)
+
+
+# At a rmdir the requests are: read the value, let go of its keeper, release. When that fails, back: take EX,
+# and write the value with a step down to NL.
+def test_a_rmdir_that_fails_keeps_the_values(mount, injector):
+    lockspace = make_lockspace(mount)
+    with opened(lockspace / ".ex/rev") as fd:
+        os.write(fd, b"42")
+    for which in [{"skip": 0, "count": 3, "every": 2}, {"skip": 2}, {"skip": 2, "count": 2}, {"skip": 2, "count": 4}]:
+        wait_until(lambda: [modes for _, modes in locks_of_the_kernel(lockspace)] == [(0, -1)], what="the keeper alone")
+        injector.fail("write", errno.ENOMEM, path="/dev/", **which)
+        with raises_errno(errno.ENOMEM):
+            lockspace.rmdir()
+        assert injector.stop() >= 1
+        assert get(lockspace / "rev") == b"42", which
+    lockspace.rmdir()
 
 
 # --- results that do not come ----------------------------------------------
