@@ -12,8 +12,8 @@
 GArray *dlm_debugfs_parse(char *text, uint64_t xid, uint32_t node, guint64 now_ns);
 
 /* The locks that others made: ours are left out. @ret_locks: of EngineForeign.
- * -EOPNOTSUPP: debugfs is not mounted, or this kernel has none. -ENOENT: no
- * such lockspace. */
+ * -EOPNOTSUPP: debugfs is not mounted or not for us, or this kernel has none.
+ * -ENOENT: no such lockspace. -ENOMEM: not now. */
 int dlm_debugfs_read(const char *name, uint64_t xid, GArray **ret_locks);
 
 /* Whose locks stand in the way of a release? -EBUSY: other processes' of this

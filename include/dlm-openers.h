@@ -7,5 +7,6 @@
 #include <sys/types.h>
 
 /* Has a process other than ours the device open? Looks at each descriptor
- * table of the node, some milliseconds: for a worker. */
-gboolean dlm_openers_exist(dev_t rdev);
+ * table of the node, some milliseconds: for a worker. 1, 0, or -errno: it cannot
+ * be told. */
+int dlm_openers_exist(dev_t rdev);

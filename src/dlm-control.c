@@ -61,7 +61,7 @@ static gboolean is_there(const char *name, const DlmNode *node)
 /* REMOVE said EBUSY, and says no more than that. */
 static int judge(const char *name, const DlmNode *node, uint64_t xid)
 {
-        if (dlm_openers_exist(node->rdev) || dlm_debugfs_judge(name, xid) == -EBUSY)
+        if (dlm_openers_exist(node->rdev) != 0 || dlm_debugfs_judge(name, xid) == -EBUSY)
                 return -EBUSY;
         return -EREMOTE;
 }

@@ -102,14 +102,26 @@ GArray *dlm_debugfs_parse(char *text, uint64_t xid, uint32_t node, guint64 now_n
         return reader.locks;
 }
 
+/* Why the file cannot be read. Only one that is missing where there is a debugfs
+ * means that the lockspace is. */
+static int failure(const GError *error)
+{
+        if (g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT))
+                return access(FOLDER, F_OK) < 0 ? -EOPNOTSUPP : -ENOENT;
+        if (g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_ACCES) || g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_PERM))
+                return -EOPNOTSUPP;
+        return -ENOMEM;
+}
+
 int dlm_debugfs_read(const char *name, uint64_t xid, GArray **ret_locks)
 {
         g_autofree char *path = g_strdup_printf(FOLDER "/%s_all", name);
         g_autofree char *text = NULL;
+        g_autoptr(GError) error = NULL;
         struct timespec now;
 
-        if (!g_file_get_contents(path, &text, NULL, NULL))
-                return access(FOLDER, F_OK) < 0 ? -EOPNOTSUPP : -ENOENT;
+        if (!g_file_get_contents(path, &text, NULL, &error))
+                return failure(error);
 
         clock_gettime(CLOCK_MONOTONIC, &now);
         *ret_locks = dlm_debugfs_parse(text, xid, dlm_cluster_node(), now.tv_sec * G_GUINT64_CONSTANT(1000000000) + now.tv_nsec);

@@ -10,15 +10,25 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* opendir(3), by directory descriptor. */
-static DIR *open_folder(int parent, const char *name)
+/* What is gone meanwhile has nothing open; nor has, as far as we may know, what we
+ * may not see. Else we cannot tell, and must not say that nobody is there. */
+static int result_of(int error)
 {
-        int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+        return error == ENOENT || error == ESRCH || error == EACCES || error == EPERM || error == ENOTDIR ? 0 : -error;
+}
 
-        if (!dir && fd >= 0)
+/* opendir(3), by directory descriptor. 0: @ret_dir, NULL when there is none; or -errno. */
+static int open_folder(int parent, const char *name, DIR **ret_dir)
+{
+        int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r;
+
+        *ret_dir = fd < 0 ? NULL : fdopendir(fd);
+        if (*ret_dir)
+                return 0;
+        r = result_of(errno);
+        if (fd >= 0)
                 close(fd);
-        return dir;
+        return r;
 }
 
 static int next_number(DIR *dir, const char **ret_name)
@@ -46,52 +56,55 @@ static gboolean is_descriptor_of(int folder, const char *number, dev_t rdev)
                makedev(stx.stx_rdev_major, stx.stx_rdev_minor) == rdev;
 }
 
-static gboolean has_table_open(int tasks, const char *task, dev_t rdev)
+/* These say 1 or 0, or -errno: it cannot be told. */
+
+static int has_table_open(int tasks, const char *task, dev_t rdev)
 {
         char path[32];
         const char *number;
-        gboolean is_open = FALSE;
         DIR *fds;
+        int r;
 
         g_snprintf(path, sizeof(path), "%s/fd", task);
-        fds = open_folder(tasks, path);
-        while (fds && !is_open && next_number(fds, &number) >= 0)
-                is_open = is_descriptor_of(dirfd(fds), number, rdev);
+        r = open_folder(tasks, path, &fds);
+        while (fds && r == 0 && next_number(fds, &number) >= 0)
+                r = is_descriptor_of(dirfd(fds), number, rdev);
         if (fds)
                 closedir(fds);
-        return is_open;
+        return r;
 }
 
 /* A thread may have a table of its own, as ours have. */
-static gboolean has_process_open(int proc, const char *name, pid_t pid, dev_t rdev)
+static int has_process_open(int proc, const char *name, pid_t pid, dev_t rdev)
 {
         char path[32];
         const char *task;
-        gboolean is_open = FALSE;
         DIR *tasks;
         pid_t tid;
+        int r;
 
         g_snprintf(path, sizeof(path), "%s/task", name);
-        tasks = open_folder(proc, path);
-        while (tasks && !is_open && (tid = next_number(tasks, &task)) >= 0)
+        r = open_folder(proc, path, &tasks);
+        while (tasks && r == 0 && (tid = next_number(tasks, &task)) >= 0)
                 if (tid == pid || syscall(SYS_kcmp, pid, tid, KCMP_FILES, 0, 0) != 0)
-                        is_open = has_table_open(dirfd(tasks), task, rdev);
+                        r = has_table_open(dirfd(tasks), task, rdev);
         if (tasks)
                 closedir(tasks);
-        return is_open;
+        return r;
 }
 
-gboolean dlm_openers_exist(dev_t rdev)
+int dlm_openers_exist(dev_t rdev)
 {
-        DIR *proc = opendir("/proc");
         const char *name;
-        gboolean exist = FALSE;
         pid_t pid;
+        DIR *proc;
+        int r;
 
-        while (proc && !exist && (pid = next_number(proc, &name)) >= 0)
+        r = open_folder(AT_FDCWD, "/proc", &proc);
+        while (proc && r == 0 && (pid = next_number(proc, &name)) >= 0)
                 if (pid != getpid())
-                        exist = has_process_open(dirfd(proc), name, pid, rdev);
+                        r = has_process_open(dirfd(proc), name, pid, rdev);
         if (proc)
                 closedir(proc);
-        return exist;
+        return r;
 }

@@ -455,8 +455,9 @@ static void seal_run(DlmJob *job)
 
         if (inspection->force)
                 return;
-        if (dlm_openers_exist(inspection->node.rdev)) {
-                inspection->status = -EBUSY;
+        r = dlm_openers_exist(inspection->node.rdev);
+        if (r != 0) {                           /* a release under an opener whom we do not see would let two hold EX */
+                inspection->status = r > 0 ? -EBUSY : -ENOMEM;
                 return;
         }
         r = dlm_debugfs_judge(inspection->name, inspection->xid);

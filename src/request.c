@@ -484,6 +484,8 @@ static void locks_done(void *data, int status, const GArray *locks)
 
         if (!detail->request)                   /* interrupted */
                 return detail_free(detail);
+        if (status == -ENOMEM)                  /* a part would look like all there is */
+                return detail_fail(detail, status);
         if (locks)
                 control_locks_add_foreign(detail->text, locks);
         req = detail_take_req(detail);

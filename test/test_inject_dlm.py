@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from inject import FITTING, Life, check_nothing_is_left, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
+from inject import FITTING, Life, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
 from lockspacefs_test import get, make_lockspace, opened, raises_errno, wait_until
+from locking import locks
 
 
 @pytest.fixture
@@ -76,3 +77,27 @@ def test_each_of_these_fails_once(mount, engine, injector):
         def arm(skip):
             injector.fail(kind, error, skip=skip, path="/dev/" if kind == "open" else "")
         assert sweep_lockspaces(mount, engine, arm, injector) >= 1, kind
+
+
+# A release under an opener lets two nodes hold EX.
+def test_an_opener_who_cannot_be_looked_for_counts(mount, injector):
+    lockspace = make_lockspace(mount)
+    with opened(f"/dev/dlm_{lockspace.name}"):
+        for path in ["/proc", f"{os.getpid()}/task", f"{os.getpid()}/fd"]:
+            injector.fail("open", errno.ENFILE, path=path)
+            with raises_errno(errno.ENOMEM):
+                lockspace.rmdir()
+            assert injector.stop() == 1
+        with raises_errno(errno.EBUSY):
+            lockspace.rmdir()
+    lockspace.rmdir()
+
+
+def test_a_list_of_locks_that_cannot_be_read(mount, injector):
+    """ENOENT, and ESTALE for the caller, would say that the lockspace is gone."""
+    lockspace = make_lockspace(mount)
+    injector.fail("open", errno.ENFILE, path="/sys/kernel/debug")
+    with raises_errno(errno.ENOMEM):
+        get(lockspace / ".locks")
+    assert injector.stop() == 1
+    assert locks(lockspace) == []
