@@ -4,7 +4,7 @@
  * who waits, and its value block. It decides by the DLM's rules who gets what
  * and writes the outcome into the ring of events; it never calls back.
  *
- * The engine owns resources and locks. A resource exists while it has locks:
+ * The engine owns resources and locks. A resource is used while it has locks:
  * after a call that may have taken the last one away, the engine looks.
  */
 #include "local-events.h"
@@ -44,6 +44,7 @@ gboolean local_name_equal(const void *a, const void *b);
 
 LocalResource *local_resource_new(uint32_t lockspace, const LocalName *name, LocalEvents *events);
 const LocalName *local_resource_name(const LocalResource *resource);
+GList *local_resource_link(LocalResource *resource);    /* for a list of the engine's */
 uint32_t local_resource_lockspace(const LocalResource *resource);
 gboolean local_resource_is_unused(const LocalResource *resource);
 

@@ -26,7 +26,7 @@ typedef struct LocalEngine {
         GHashTable *names;                      /* name => LocalLockspace */
         uint32_t last_lockspace;
         IdArray *locks;                         /* of LocalLock, owned; also those gone but not told */
-        LocalResource *idle;                    /* unused, but kept: the last that was given up. NULL: none */
+        GQueue idle;                            /* of LocalResource: unused, but kept; the longest unused first */
         LocalEvents events;
         GSource *source;
 } LocalEngine;
@@ -35,6 +35,8 @@ typedef struct LocalSource {
         GSource source;
         LocalEngine *engine;
 } LocalSource;
+
+#define IDLE_MAX 64                             /* unused resources that are kept */
 
 #define REQUEST_FLAGS (DLM_LKF_NOQUEUE | DLM_LKF_VALBLK | DLM_LKF_IVVALBLK | DLM_LKF_EXPEDITE | \
                        DLM_LKF_NOQUEUEBAST | DLM_LKF_HEADQUE | DLM_LKF_NOORDER)
@@ -78,8 +80,8 @@ static LocalResource *get_resource(LocalEngine *e, LocalLockspace *ls, const uin
         LocalName name = { .bytes = bytes, .len = len };
         LocalResource *resource = g_hash_table_lookup(ls->resources, &name);
 
-        if (resource && resource == e->idle)
-                e->idle = NULL;
+        if (resource && local_resource_is_unused(resource))
+                g_queue_unlink(&e->idle, local_resource_link(resource));
         if (!resource) {
                 resource = local_resource_new(ls->id, &name, &e->events);
                 g_hash_table_insert(ls->resources, (void *)local_resource_name(resource), resource);
@@ -89,24 +91,22 @@ static LocalResource *get_resource(LocalEngine *e, LocalLockspace *ls, const uin
 
 static void drop_idle_resource(LocalEngine *e)
 {
-        LocalResource *resource = g_steal_pointer(&e->idle);
+        LocalResource *resource = g_queue_pop_head_link(&e->idle)->data;
+        LocalLockspace *ls = find_lockspace(e, local_resource_lockspace(resource));
 
-        if (resource) {
-                LocalLockspace *ls = find_lockspace(e, local_resource_lockspace(resource));
-
-                g_hash_table_remove(ls->resources, local_resource_name(resource));
-        }
+        g_hash_table_remove(ls->resources, local_resource_name(resource));
 }
 
 /* The value block dies with the last lock. The resource stays for a while:
- * mostly the next lock is on the same name. */
+ * mostly the next locks are on the same few names. */
 static void drop_resource_if_unused(LocalEngine *e, LocalResource *resource)
 {
         if (!local_resource_is_unused(resource))
                 return;
-        drop_idle_resource(e);
         local_resource_forget_value(resource);
-        e->idle = resource;
+        g_queue_push_tail_link(&e->idle, local_resource_link(resource));
+        if (e->idle.length > IDLE_MAX)
+                drop_idle_resource(e);
 }
 
 static void queue_done(LocalEngine *e, EngineDone *done, void *data, int status, uint32_t lockspace)
@@ -321,7 +321,8 @@ static int local_release(Engine *engine, uint32_t lockspace, gboolean force, Eng
 
         if (!ls)
                 return -ESTALE;
-        drop_idle_resource(e);
+        while (e->idle.length > 0)
+                drop_idle_resource(e);
         if (!force && g_hash_table_size(ls->resources) > 0) {
                 queue_done(e, done, data, -EBUSY, lockspace);
                 return 0;

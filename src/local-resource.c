@@ -33,6 +33,7 @@ typedef struct Queue {
 
 struct LocalResource {
         LocalName name;                         /* points at name_bytes */
+        GList link;                             /* the engine's */
         LocalEvents *events;                    /* borrowed from the engine */
         uint32_t lockspace;
         uint32_t locks;                         /* on any queue */
@@ -71,6 +72,7 @@ LocalResource *local_resource_new(uint32_t lockspace, const LocalName *name, Loc
 
         memcpy(r->name_bytes, name->bytes, name->len);
         r->name = (LocalName){ .bytes = r->name_bytes, .len = name->len };
+        r->link.data = r;
         r->lockspace = lockspace;
         r->events = events;
         return r;
@@ -79,6 +81,11 @@ LocalResource *local_resource_new(uint32_t lockspace, const LocalName *name, Loc
 const LocalName *local_resource_name(const LocalResource *r)
 {
         return &r->name;
+}
+
+GList *local_resource_link(LocalResource *r)
+{
+        return &r->link;
 }
 
 uint32_t local_resource_lockspace(const LocalResource *r)
