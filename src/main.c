@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <syslog.h>
@@ -31,6 +32,7 @@ typedef struct Daemon {
         Session *session;
         Manager *manager;                       /* NULL until the mount answers, and in the background */
         int ready_fd;                           /* to the parent; -1: none, or told already */
+        int signal_fd;
         unsigned releasing;                     /* lockspaces, at the end */
 } Daemon;
 
@@ -176,9 +178,8 @@ static void tell_end(Daemon *daemon, const char *status)
                 manager_stopping(daemon->manager, status);
 }
 
-static gboolean terminate(void *data)
+static void terminate(Daemon *daemon)
 {
-        Daemon *daemon = data;
         Tree *tree = daemon->tree;
         g_autofree char *status = NULL;
         uint32_t id = 0;
@@ -186,7 +187,7 @@ static gboolean terminate(void *data)
 
         if (tree->shutting_down || tree->open_files == 0) {
                 g_main_loop_quit(daemon->loop);
-                return G_SOURCE_CONTINUE;
+                return;
         }
         status = g_strdup_printf("ending: %u files are open, their locks stay until they are closed; a second signal ends at once",
                                  tree->open_files);
@@ -199,6 +200,40 @@ static gboolean terminate(void *data)
         while ((handle = id_table_next(&tree->handles, &id)))
                 if (handle_is_file(handle))
                         handle_shut_down(handle);
+}
+
+/* --- signals --- */
+
+/* Not g_unix_signal_add(), which starts a thread, though with the engine local
+ * there is no other: in a process with one thread the C library needs no locks
+ * for memory, and no atomic operations around each read and write. */
+static sigset_t ending_signals(void)
+{
+        sigset_t mask;
+
+        sigemptyset(&mask);
+        sigaddset(&mask, SIGTERM);
+        sigaddset(&mask, SIGINT);
+        sigaddset(&mask, SIGHUP);
+        return mask;
+}
+
+static gboolean open_signals(Daemon *daemon, GError **error)
+{
+        const sigset_t mask = ending_signals();
+
+        daemon->signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+        if (daemon->signal_fd < 0)
+                g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "cannot receive signals: %s", g_strerror(errno));
+        return daemon->signal_fd >= 0;
+}
+
+static gboolean signals_came(int fd, GIOCondition condition, void *data)
+{
+        struct signalfd_siginfo info;
+
+        while (read(fd, &info, sizeof(info)) == sizeof(info))
+                terminate(data);
         return G_SOURCE_CONTINUE;
 }
 
@@ -276,12 +311,10 @@ static void close_files(Tree *tree)
 
 static void run(Daemon *daemon)
 {
-        const guint sources[] = {
-                g_unix_signal_add(SIGTERM, terminate, daemon),
-                g_unix_signal_add(SIGINT, terminate, daemon),
-                g_unix_signal_add(SIGHUP, terminate, daemon),
-        };
+        const sigset_t signals = ending_signals();
+        const guint source = g_unix_fd_add(daemon->signal_fd, G_IO_IN, signals_came, daemon);
 
+        sigprocmask(SIG_BLOCK, &signals, NULL);
         g_main_loop_run(daemon->loop);
         tell_end(daemon, "unmounted, releasing lockspaces");
         session_unmount(daemon->session);
@@ -289,8 +322,8 @@ static void run(Daemon *daemon)
         close_files(daemon->tree);
         if (!daemon->tree->options->keep)
                 release_lockspaces(daemon);
-        for (size_t i = 0; i < G_N_ELEMENTS(sources); i++)
-                g_source_remove(sources[i]);
+        g_source_remove(source);
+        sigprocmask(SIG_UNBLOCK, &signals, NULL);
 }
 
 static gboolean serve(const Options *options, Daemon *daemon, GError **error)
@@ -298,6 +331,8 @@ static gboolean serve(const Options *options, Daemon *daemon, GError **error)
         if (!tree_new(options, engine_find(options->engine), &daemon->tree, error))
                 return FALSE;
         daemon->loop = g_main_loop_new(NULL, FALSE);
+        if (!open_signals(daemon, error))
+                return FALSE;
         if (!session_new(daemon->tree, &fs_ops, sizeof(fs_ops), &session_events, daemon, &daemon->session, error))
                 return FALSE;
         run(daemon);
@@ -343,7 +378,7 @@ int main(int argc, char **argv)
 {
         g_auto(Options) options = { 0 };
         g_autoptr(GError) error = NULL;
-        Daemon daemon = { .ready_fd = -1 };
+        Daemon daemon = { .ready_fd = -1, .signal_fd = -1 };
         const Helper helper = helper_of(argv[0]);
         const int failure = helper ? EXIT_HELPER_FAILURE : EXIT_FAILURE;
         gboolean ok;
@@ -379,5 +414,7 @@ int main(int argc, char **argv)
         tree_free(daemon.tree);
         session_free(daemon.session);
         g_clear_pointer(&daemon.loop, g_main_loop_unref);
+        if (daemon.signal_fd >= 0)
+                close(daemon.signal_fd);
         return ok ? EXIT_SUCCESS : failure;
 }

@@ -480,6 +480,15 @@ def test_a_holder_still_writes_and_publishes_after_a_signal(daemon):
     assert daemon.wait() == 0
 
 
+def test_the_daemon_of_one_machine_has_one_thread(daemon, engine):
+    """Each lock would cost more with two: malloc, read and write of the C library look."""
+    lockspace = make_lockspace(daemon.mountpoint)
+    with opened(lockspace / "job", os.O_RDWR | os.O_CREAT) as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        threads = os.listdir(f"/proc/{daemon.process.pid}/task")
+    assert len(threads) == 1 if engine == "local" else len(threads) > 1
+
+
 def test_an_idle_open_file_holds_the_daemon_until_it_is_closed(daemon):
     lockspace = make_lockspace(daemon.mountpoint)
     touch(lockspace / "job")
