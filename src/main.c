@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -388,6 +389,9 @@ int main(int argc, char **argv)
                 return status;
         umask(0);                               /* modes are the caller's business */
         signal(SIGPIPE, SIG_IGN);
+        /* libfuse allocates 128 bytes for each request by calloc(). That is just
+         * above what malloc keeps for the next one without merging it first. */
+        mallopt(M_MXFAST, 160);
         prctl(PR_SET_NAME, "lockspacefs");      /* whatever name it was called by */
         if (helper == HELPER_UMOUNT)
                 return helper_umount(argc, argv);
