@@ -44,6 +44,8 @@ typedef struct LocalSource {
                        DLM_LKF_NOQUEUEBAST | DLM_LKF_HEADQUE | DLM_LKF_NOORDER)
 #define UNLOCK_FLAGS (DLM_LKF_VALBLK | DLM_LKF_IVVALBLK)
 
+static MemorySpares spares;                     /* of LocalLock */
+
 static LocalEngine *local_engine(Engine *engine)
 {
         return (LocalEngine *)engine;
@@ -128,7 +130,7 @@ static LocalLock *find_lock(LocalEngine *e, uint32_t id)
 static void forget_lock(LocalEngine *e, LocalLock *lock)
 {
         id_array_set(e->locks, lock->id, NULL);
-        g_free(lock);
+        memory_give(&spares, lock);
 }
 
 /* Those of @lockspace; 0: all. */
@@ -354,7 +356,7 @@ static int local_lock(Engine *engine, const EngineLock *lock)
                 return -EINVAL;
         g_assert(lock->id != 0 && !find_lock(e, lock->id));
 
-        l = memory_new0(LocalLock);
+        l = memory_take0(&spares, LocalLock);
         l->id = lock->id;
         l->busy = TRUE;
         id_array_set(e->locks, l->id, l);

@@ -8,9 +8,11 @@
 #include <poll.h>
 #include <string.h>
 
+static MemorySpares spares;                     /* of Handle */
+
 static Handle *handle_new(Tree *tree, HandleKind kind)
 {
-        Handle *handle = memory_new0(Handle);
+        Handle *handle = memory_take0(&spares, Handle);
 
         handle->tree = tree;
         handle->kind = kind;
@@ -75,7 +77,7 @@ void handle_free(Handle *handle)
         }
         if (handle->poll)
                 fuse_pollhandle_destroy(handle->poll);
-        g_free(handle);
+        memory_give(&spares, handle);
 }
 
 gboolean handle_is_file(const Handle *handle)

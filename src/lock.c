@@ -13,6 +13,8 @@
  * lost, with IVVALBLK.
  */
 
+static MemorySpares spares;                     /* of Lock */
+
 static const char *const state_names[] = { "new", "locking", "held", "converting", "unlocking", "abandoned" };
 
 static gboolean is_internal(LockBy by)
@@ -82,7 +84,7 @@ int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_loc
                 if (r < 0)
                         return r;
         }
-        lock = memory_new0(Lock);
+        lock = memory_take0(&spares, Lock);
         lock->is_charged = !is_internal(by);
         lock->by = by;
         lock->uid = uid;
@@ -111,7 +113,7 @@ void lock_free(Lock *lock)
         set_dropping(lock);
         g_queue_unlink(&resource->locks, &lock->link);
         id_table_remove(&lockspace->tree->locks, lock->id);
-        g_free(lock);
+        memory_give(&spares, lock);
         lockspace_ref(lockspace);               /* the resource may be its last user */
         lockspace->all_locks--;
         resource_release(resource);

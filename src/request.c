@@ -38,6 +38,8 @@ typedef struct Detail {
         struct fuse_file_info fi;               /* LOCKS */
 } Detail;
 
+static MemorySpares spares;                     /* of Request */
+
 static void request_restart(Request *request)
 {
         holder_lock(request->holder, request);
@@ -45,7 +47,7 @@ static void request_restart(Request *request)
 
 static Request *request_new(fuse_req_t req, RequestKind kind)
 {
-        Request *request = memory_new0(Request);
+        Request *request = memory_take0(&spares, Request);
 
         request->req = req;
         request->kind = kind;
@@ -148,7 +150,7 @@ void request_answer(Request *request, int status)
                 reply_result(req, "request", status);
                 break;
         }
-        g_free(request);
+        memory_give(&spares, request);
 }
 
 /* --- signals and limits --- */
@@ -289,7 +291,7 @@ static fuse_req_t detail_take_req(Detail *detail)
         fuse_req_t req = request->req;
 
         request_settle(request);
-        g_free(request);
+        memory_give(&spares, request);
         return req;
 }
 
