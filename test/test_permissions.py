@@ -8,11 +8,11 @@ import stat
 
 import pytest
 
-from lockspacefs_test import (GROUP, MODES, NOBODY, OTHER_GROUP, SOMEBODY, Child, as_user, get, make_lockspace, opened,
-                              put, raises_errno, run_as, touch, umask)
+from lockspacefs_test import (GROUP, MODES, NOBODY, OTHER_GROUP, SOMEBODY, Child, as_user, errno_of, get, make_lockspace,
+                              opened, put, raises_errno, run_as, touch, umask)
 
 READ_IS_ENOUGH = ["nl", "cr", "pr"]
-NEEDS_WRITE = ["cw", "pw", "ex"]
+FLAGS = [os.O_RDONLY, os.O_WRONLY, os.O_RDWR]
 
 
 def make_file(lockspace, mode, uid=0, gid=0, name="job"):
@@ -162,40 +162,50 @@ def test_only_its_owner_and_root_change_a_lock_file(lockspace):
     assert (stat.S_IMODE(job.stat().st_mode), job.stat().st_mtime) == (0o600, 1)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_read_permission_is_enough_for_nl_cr_and_pr(lockspace, mode):
+def open_and_lock(path, flags, operation=None):
+    with opened(path, flags) as fd:
+        if operation is not None:
+            fcntl.flock(fd, operation)
+
+
+def surprises(uid, attempts, gid=None, groups=()):
+    """Of attempts, (allowed, path, flags, flock operation or None), those that end neither well nor with EACCES as they
+    should: (path, flags, operation, errno). One process makes them all."""
+    def attempt_all():
+        found = []
+        for allowed, *attempt in attempts:
+            number = errno_of(open_and_lock, *attempt)
+            if number != (0 if allowed else errno.EACCES):
+                found.append((*attempt, errno.errorcode.get(number, "no error")))
+        return found
+
+    return run_as(uid, attempt_all, gid=gid, groups=groups)
+
+
+def test_read_permission_is_enough_for_nl_cr_and_pr(lockspace):
     make_file(lockspace, 0o444)
-    attempt = lambda: os.close(os.open(lockspace / f".{mode}" / "job", os.O_RDONLY))
-    if mode in READ_IS_ENOUGH:
-        run_as(NOBODY, attempt)
-    else:
-        with raises_errno(errno.EACCES):
-            run_as(NOBODY, attempt)
-    with raises_errno(errno.EACCES):            # and writing needs write permission anyway
-        run_as(NOBODY, lambda: os.open(lockspace / f".{mode}" / "job", os.O_RDWR))
+    attempts = [(mode in READ_IS_ENOUGH, lockspace / f".{mode}" / "job", os.O_RDONLY, None) for mode in MODES]
+    # and writing needs write permission anyway
+    attempts += [(False, lockspace / f".{mode}" / "job", os.O_RDWR, None) for mode in MODES]
+    assert surprises(NOBODY, attempts) == []
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_write_permission_alone_is_enough_for_every_mode(lockspace, mode):
+def test_write_permission_alone_is_enough_for_every_mode(lockspace):
     make_file(lockspace, 0o222)
-    run_as(NOBODY, lambda: os.close(os.open(lockspace / f".{mode}" / "job", os.O_WRONLY)))
+    assert surprises(NOBODY, [(True, lockspace / f".{mode}" / "job", os.O_WRONLY, None) for mode in MODES]) == []
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
-def test_both_permissions_are_enough_for_every_mode(lockspace, mode, flags):
+def test_both_permissions_are_enough_for_every_mode(lockspace):
     make_file(lockspace, 0o666)
-    run_as(NOBODY, lambda: os.close(os.open(lockspace / f".{mode}" / "job", flags)))
+    assert surprises(NOBODY, [(True, lockspace / f".{mode}" / "job", flags, None) for mode in MODES for flags in FLAGS]) == []
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_without_permission_nothing_opens(lockspace, mode):
+def test_without_permission_nothing_opens(lockspace):
     make_file(lockspace, 0o000)
-    for flags in [os.O_RDONLY, os.O_WRONLY, os.O_RDWR]:
-        for path in [lockspace / "job", lockspace / f".{mode}" / "job"]:
-            with raises_errno(errno.EACCES):
-                run_as(NOBODY, lambda: os.open(path, flags))
-    os.close(os.open(lockspace / f".{mode}" / "job", os.O_RDWR))      # root may
+    paths = [lockspace / "job", *(lockspace / f".{mode}" / "job" for mode in MODES)]
+    assert surprises(NOBODY, [(False, path, flags, None) for path in paths for flags in FLAGS]) == []
+    for path in paths:
+        os.close(os.open(path, os.O_RDWR))      # root may
 
 
 def test_flock_with_read_permission_is_shared_only(lockspace):
@@ -257,59 +267,45 @@ GROUP_CASES = {                                 # uid, gid, supplementary groups
 }
 
 
-def check_class(path_of, uid, gid, groups, readable, writable):
-    """What that user is allowed on a file, asked through every mode directory and by flock."""
-    def attempt(path, flags, operation=None):
-        with opened(path, flags) as fd:
-            if operation is not None:
-                fcntl.flock(fd, operation)
-
-    def check(allowed, *args):
-        if allowed:
-            run_as(uid, lambda: attempt(*args), gid=gid, groups=groups)
-        else:
-            with raises_errno(errno.EACCES):
-                run_as(uid, lambda: attempt(*args), gid=gid, groups=groups)
-
-    for mode in READ_IS_ENOUGH:
-        check(readable, path_of(mode), os.O_RDONLY)
-        check(writable, path_of(mode), os.O_WRONLY)
-    for mode in NEEDS_WRITE:
-        check(writable, path_of(mode), os.O_WRONLY)
-        check(readable and writable, path_of(mode), os.O_RDWR)
-        check(readable and writable, path_of(mode), os.O_RDONLY)
-    if readable:
-        check(True, path_of(None), os.O_RDONLY, fcntl.LOCK_SH)
-        check(writable, path_of(None), os.O_RDONLY, fcntl.LOCK_EX)
+CLASS_SHIFT = {"owner": 6, "group": 3, "other": 0}
 
 
-@pytest.mark.parametrize("case", GROUP_CASES)
-@pytest.mark.parametrize("bits", [0o640, 0o460, 0o604, 0o066, 0o620])
-def test_the_class_of_the_caller_decides(lockspace, case, bits):
-    uid, gid, groups, which = GROUP_CASES[case]
-    make_file(lockspace, bits, SOMEBODY, GROUP)
-    granted = bits >> {"owner": 6, "group": 3, "other": 0}[which] & 7
-    check_class(lambda mode: lockspace / f".{mode}" / "job" if mode else lockspace / "job",
-                uid, gid, groups, bool(granted & 4), bool(granted & 2))
+@pytest.mark.parametrize("bits", [0o640, 0o460, 0o604, 0o066, 0o620], ids=oct)
+def test_the_class_of_the_caller_decides(lockspace, bits):
+    """What each is allowed on a file, asked through every mode directory and by flock."""
+    job = make_file(lockspace, bits, SOMEBODY, GROUP)
+
+    def attempts(readable, writable):
+        for mode in MODES:
+            path = lockspace / f".{mode}" / "job"
+            yield readable if mode in READ_IS_ENOUGH else readable and writable, path, os.O_RDONLY, None
+            yield writable, path, os.O_WRONLY, None
+            yield readable and writable, path, os.O_RDWR, None
+        yield readable, job, os.O_RDONLY, fcntl.LOCK_SH
+        yield readable and writable, job, os.O_RDONLY, fcntl.LOCK_EX
+
+    wrong = {}
+    for case, (uid, gid, groups, which) in GROUP_CASES.items():
+        granted = bits >> CLASS_SHIFT[which]
+        wrong[case] = surprises(uid, attempts(bool(granted & 4), bool(granted & 2)), gid, groups)
+    assert not any(wrong.values()), wrong
 
 
-@pytest.mark.parametrize("case", GROUP_CASES)
-@pytest.mark.parametrize("bits", [0o755, 0o775, 0o751])
-def test_an_unlisted_name_has_the_permissions_of_the_lockspace(mount, case, bits):
+@pytest.mark.parametrize("bits", [0o755, 0o775, 0o751], ids=oct)
+def test_an_unlisted_name_has_the_permissions_of_the_lockspace(lockspace, bits):
     """Its owner, its group, and its mode without x."""
-    uid, gid, groups, which = GROUP_CASES[case]
-    lockspace = make_lockspace(mount, "web", bits)
+    lockspace.chmod(bits)
     os.chown(lockspace, SOMEBODY, GROUP)
-    granted = bits >> {"owner": 6, "group": 3, "other": 0}[which] & 7
-    for mode in MODES:
-        path = lockspace / f".{mode}" / "unlisted"
-        for flags, needed in [(os.O_RDONLY, 4 if mode in READ_IS_ENOUGH else 2), (os.O_RDWR, 6), (os.O_WRONLY, 2)]:
-            attempt = lambda: os.close(os.open(path, flags))
-            if granted & needed == needed:
-                run_as(uid, attempt, gid=gid, groups=groups)
-            else:
-                with raises_errno(errno.EACCES):
-                    run_as(uid, attempt, gid=gid, groups=groups)
+
+    def attempts(granted):
+        for mode in MODES:
+            for flags, needed in [(os.O_RDONLY, 4 if mode in READ_IS_ENOUGH else 2), (os.O_RDWR, 6), (os.O_WRONLY, 2)]:
+                yield granted & needed == needed, lockspace / f".{mode}" / "unlisted", flags, None
+
+    wrong = {}
+    for case, (uid, gid, groups, which) in GROUP_CASES.items():
+        wrong[case] = surprises(uid, attempts(bits >> CLASS_SHIFT[which] & 7), gid, groups)
+    assert not any(wrong.values()), wrong
 
 
 def test_an_unlisted_name_shows_its_owner(mount):
