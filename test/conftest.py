@@ -1,9 +1,13 @@
 """A mounted lockspacefs for every test, and nothing left behind after it.
 
+A test of what is in one lockspace shares its mount with those of the same file: it gets it as it leaves it, empty
+and unused. Whoever asks for `daemon`, or for `mount` without `lockspace`, has one of his own.
+
 `--engine dlm` runs the same files inside one node of a running cluster.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
@@ -16,7 +20,7 @@ import pytest
 
 import lockspacefs_test
 from inject import Injector
-from lockspacefs_test import Daemon, end_children, make_lockspace, remove_lockspace
+from lockspacefs_test import Daemon, end_children, is_in_use, make_lockspace, opened, remove_lockspace, status, wait_until
 
 TEST_TIMEOUT = float(os.environ.get("LOCKSPACEFS_TEST_LIMIT", "240"))   # seconds until a hanging mount is given up
 
@@ -97,11 +101,16 @@ def helpers(request):
     return Path(given) if given else lockspacefs_test.daemon_path().resolve().parent.parent / "test"
 
 
+def make_directory():
+    path = Path(tempfile.mkdtemp(prefix="lockspacefs-"))
+    path.chmod(0o755)
+    return path
+
+
 @pytest.fixture
 def directory():
     """An empty directory that every user may enter."""
-    path = Path(tempfile.mkdtemp(prefix="lockspacefs-"))
-    path.chmod(0o755)
+    path = make_directory()
     yield path
     shutil.rmtree(path)
 
@@ -130,10 +139,65 @@ def daemon(directory, engine):
         yield running
 
 
+class SharedDaemon:
+    """One daemon for the tests of a file. After each it is looked at as closely as an unmount would; one that is not
+    as it was in the beginning fails the test, and the next test gets a new one."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self._stack = contextlib.ExitStack()
+        self._daemon = None
+
+    def get(self):
+        if self._daemon is not None and self._daemon.excused:   # a test with another daemon has failed
+            self.end()
+        if self._daemon is None:
+            directory = make_directory()
+            self._stack.callback(shutil.rmtree, directory)
+            self._daemon = self._stack.enter_context(Daemon(directory, engine=self._engine))
+        return self._daemon
+
+    def check(self):
+        if self._daemon.excused:                # the test has failed
+            self.end()
+            return
+        try:
+            end_children()
+            self._daemon.check_log()
+            mount = self._daemon.mountpoint
+            assert not is_in_use(mount), f"something on {mount} is still open"
+            for name in os.listdir(mount):      # what it made beside its lockspace
+                remove_lockspace(mount / name)
+            wait_until(lambda: os.listdir(mount) == [], what="an empty mount")
+            # what the kernel has forgotten it tells when it pleases
+            wait_until(lambda: [status(mount)[what] for what in ("files", "held", "waiting")] == [0, 0, 0], what="an idle mount")
+        except BaseException:
+            self._daemon.excused = True
+            self.end()
+            raise
+
+    def end(self):
+        """Unmounting ends it with status 0."""
+        self._daemon = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(request):
+    shared = SharedDaemon(request.config.getoption("--engine"))
+    yield shared
+    shared.end()
+
+
 @pytest.fixture
-def mount(daemon):
+def mount(request):
     """Where it is mounted."""
-    return daemon.mountpoint
+    if "daemon" in request.fixturenames or "lockspace" not in request.fixturenames:
+        yield request.getfixturevalue("daemon").mountpoint
+    else:
+        shared = request.getfixturevalue("shared_daemon")
+        yield shared.get().mountpoint
+        shared.check()
 
 
 @pytest.fixture
@@ -147,8 +211,10 @@ def lockspace(mount):
 
 @pytest.fixture
 def fuse_device():
-    """/dev/fuse as udev makes it: ordinary users may mount."""
-    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
-    os.chmod("/dev/fuse", 0o666)
-    yield
-    os.chmod("/dev/fuse", mode)
+    """/dev/fuse as udev makes it: ordinary users may mount. One run of the tests at a time changes it."""
+    with opened("/dev/fuse") as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.fchmod(fd, 0o666)
+        yield
+        os.fchmod(fd, mode)

@@ -35,7 +35,7 @@ MODES = ["nl", "cr", "cw", "pr", "pw", "ex"]    # the mode directories, without 
 VALUE_LEN = 32
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_MNT_DETACH = 2
+_MNT_DETACH, _MNT_EXPIRE = 2, 4
 _PR_SET_PDEATHSIG = 1
 _TROUBLE = re.compile(r"(WARNING|CRITICAL|ERROR) \*\*|Sanitizer|runtime error:")
 
@@ -451,6 +451,14 @@ def umount(path, lazily=False):
         raise OSError(number, os.strerror(number), str(path))
 
 
+def is_in_use(path):
+    """Would umount2(2) say EBUSY? Whoever looks at the mount next takes back the mark that this leaves."""
+    assert _libc.umount2(os.fsencode(path), _MNT_EXPIRE) != 0
+    number = ctypes.get_errno()
+    assert number in (errno.EBUSY, errno.EAGAIN), os.strerror(number)
+    return number == errno.EBUSY
+
+
 class Daemon:
     """lockspacefs in the foreground on directory/"dlm", its log in directory/"log".
 
@@ -548,10 +556,13 @@ class Daemon:
         self.process.kill()
         self.process.wait()
 
-    def check(self):
-        """No warning was logged, and it ended well."""
+    def check_log(self):
         trouble = [line for line in self.log.splitlines() if _TROUBLE.search(line)]
         assert not trouble, "lockspacefs complained:\n" + "\n".join(trouble)
+
+    def check(self):
+        """No warning was logged, and it ended well."""
+        self.check_log()
         assert self.process.returncode == 0, f"lockspacefs ended with status {self.process.returncode}"
 
     def _clean_up(self):
