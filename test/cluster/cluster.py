@@ -453,6 +453,18 @@ class Cluster:
             raise LabError(f"no node {number}: they are 1 to {self.size}")
         return self.nodes[number - 1]
 
+    def split(self, *sides: Sequence[Node]) -> None:
+        """The network falls apart: each of these sides is alone, and the other nodes are another one. One without
+        quorum is thrown out after unite(), as a node that was cut."""
+        self.unite()
+        for number, nodes in enumerate(sides, 1):
+            for node in nodes:
+                self.ask_switch(f"side {node.number} {number}")
+
+    def unite(self) -> None:
+        for node in self.nodes:
+            self.ask_switch(f"side {node.number} 0")
+
     # --- its life ---
 
     def up(self, timeout: float = 60) -> None:
@@ -504,6 +516,7 @@ class Cluster:
         """Make it whole again, whatever was done to it. Unless every node sees every other, all start afresh."""
         for node in self.nodes:
             node.heal()
+        self.unite()
         if all(self._is_whole(node) for node in self.nodes):
             return
         for node in self.nodes:

@@ -6,7 +6,9 @@
  *
  *   DIR/switch.ctl   where guests introduce themselves; each gets told of
  *   DIR/switch.data  where they send their frames, one a datagram
- *   DIR/switch.cmd   "cut I", "heal I": datagrams from the host, answered "ok"
+ *   DIR/switch.cmd   "cut I", "heal I", "side I N": datagrams from the host,
+ *                    answered "ok". Frames reach those on the same side; all
+ *                    are on side 0 at first
  *
  * A node is known by its MAC address, fe:fd:00:00:00:I, and the first frame it
  * sends shows the socket that it listens on. Nothing is kept for a guest that
@@ -37,6 +39,7 @@ typedef struct Node {
         struct sockaddr_un address;
         socklen_t address_len;                  /* 0: it has not sent anything yet */
         bool cut;
+        int side;
 } Node;
 
 static Node nodes[NODES_MAX];
@@ -79,11 +82,11 @@ static int node_of(const uint8_t *mac)
         return memcmp(mac, ours, sizeof(ours)) == 0 ? mac[5] : 0;
 }
 
-static void send_frame(int data, int to, const uint8_t *frame, size_t length)
+static void send_frame(int data, int from, int to, const uint8_t *frame, size_t length)
 {
         Node *node = &nodes[to];
 
-        if (!node->address_len || node->cut)
+        if (!node->address_len || node->cut || node->side != nodes[from].side)
                 return;
         /* a node that does not listen loses frames, as on any wire */
         if (sendto(data, frame, length, MSG_DONTWAIT, (struct sockaddr *) &node->address, node->address_len) < 0 &&
@@ -110,11 +113,11 @@ static void pass_frame(int data)
                 return;
         to = node_of(frame);
         if (to != 0)
-                send_frame(data, to, frame, n);
+                send_frame(data, from, to, frame, n);
         else
                 for (to = 1; to < NODES_MAX; to++)
                         if (to != from)
-                                send_frame(data, to, frame, n);
+                                send_frame(data, from, to, frame, n);
 }
 
 static void obey(int cmd)
@@ -124,7 +127,7 @@ static void obey(int cmd)
         socklen_t address_len = sizeof(address);
         ssize_t n = recvfrom(cmd, order, sizeof(order) - 1, 0, (struct sockaddr *) &address, &address_len);
         const char *answer = "what?";
-        int node;
+        int node, side;
 
         if (n < 0)
                 return;
@@ -132,6 +135,9 @@ static void obey(int cmd)
         if (sscanf(order, "%7s %d", what, &node) == 2 && node > 0 && node < NODES_MAX &&
             (strcmp(what, "cut") == 0 || strcmp(what, "heal") == 0)) {
                 nodes[node].cut = strcmp(what, "cut") == 0;
+                answer = "ok";
+        } else if (sscanf(order, "side %d %d", &node, &side) == 2 && node > 0 && node < NODES_MAX) {
+                nodes[node].side = side;
                 answer = "ok";
         }
         sendto(cmd, answer, strlen(answer), MSG_DONTWAIT, (struct sockaddr *) &address, address_len);

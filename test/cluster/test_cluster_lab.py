@@ -208,19 +208,35 @@ def test_cut_node_loses_its_locks(three_nodes, lockspace_name):
         wait_until(lambda: three_nodes.node(number).members() == [2, 3], SOON, "the others go on")
 
 
-def test_healed_network_carries_frames_again(three_nodes):
+PING = f"{sys.executable} -c \"import socket; socket.create_connection(('10.99.0.1', 7777), 1)\""
+
+
+@pytest.fixture
+def server(three_nodes):
+    """What PING reaches, on node 1."""
+    listen = "import socket, time; s = socket.create_server(('10.99.0.1', 7777)); print('listens', flush=True); time.sleep(60)"
+    job = three_nodes.node(1).popen(f"exec {sys.executable} -c \"{listen}\"")
+    job.wait_for("listens")
+    yield job
+    job.kill()
+
+
+def test_healed_network_carries_frames_again(three_nodes, server):
     node = three_nodes.node(1)
-    ping = f"{sys.executable} -c \"import socket; socket.create_connection(('10.99.0.1', 7777), 1)\""
-    listen = "import socket, time; s = socket.create_server(('10.99.0.1', 7777)); " \
-             "print('listens', flush=True); time.sleep(60)"
-    server = node.popen(f"exec {sys.executable} -c \"{listen}\"")
-    server.wait_for("listens")
-    assert three_nodes.node(2).run(ping).returncode == 0
+    assert three_nodes.node(2).run(PING).returncode == 0
     node.cut()
-    assert three_nodes.node(2).run(ping).returncode != 0
+    assert three_nodes.node(2).run(PING).returncode != 0
     node.heal()
-    assert three_nodes.node(2).run(ping).returncode == 0
-    server.kill()
+    assert three_nodes.node(2).run(PING).returncode == 0
+
+
+def test_split_network_carries_frames_within_a_side(three_nodes, server):
+    one, two, three = three_nodes.nodes
+    three_nodes.split([one, two])
+    assert two.run(PING).returncode == 0
+    assert three.run(PING).returncode != 0
+    three_nodes.unite()
+    assert three.run(PING).returncode == 0
 
 
 def test_without_quorum_locks_wait_until_a_node_comes_back(three_nodes, lockspace_name):
