@@ -121,9 +121,11 @@ class Job:
         """On its node: that of the shell, or of what the shell has become by exec."""
         return wait_until(lambda: self._number("pid"), 10, f"{self}: start")
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """A signal for its process group."""
+    def kill(self, number: int = signal.SIGKILL, timeout: float = 0) -> None:
+        """A signal for its process group. @timeout: wait so long at most until it has been sent there."""
         self._order(f"{int(number)}.kill")
+        if timeout:
+            wait_until(lambda: not (self.node.share / f"{self.id}.{int(number)}.kill").exists(), timeout, f"{self}: signal {number}")
 
     def send(self, text: str) -> None:
         """More input, for one that was started with stdin=True."""

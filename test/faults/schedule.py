@@ -45,7 +45,7 @@ class World:
         return ()
 
     def signal_daemon(self, node: Node, number: int) -> None:
-        """lockspacefs there."""
+        """lockspacefs there. As with clients, the signal has been sent when this returns: Event.after depends on it."""
 
     def restart_daemon(self, node: Node) -> Optional[bool]:
         """It was killed: mount again. False: that does not go just now."""

@@ -1,0 +1,344 @@
+"""Was it right? Judges a History by what DESIGN promises of exclusion, of who waits, and of values. README.md says it in words.
+
+    verdict = judge(history)
+    verdict.violations          each a text with the records that prove it
+    verdict.figures
+
+All reasoning is by intervals that can only be too short: a section begins when its process says so, though the lock
+was granted before; and it lasts until just before its end, or before what is known to have ended it.
+"""
+
+import bisect
+import errno
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Iterator, NamedTuple, Optional
+
+from locking import COMPATIBLE
+from records import Blow, History, Section, View
+
+SURE = {"pr", "pw", "ex"}                       # a lock that excludes writers, so that what is read under it is certain
+
+GRACE = 1                                       # seconds: for the watchers to be told, and for an unlock to travel
+AFTERMATH = 15                                  # seconds: in which a blow may still cost a value
+TAKEN_BACK = 5                                  # seconds: who is in the cluster again for so long is not about to be thrown out
+PATIENCE = 20                                   # seconds: after which who still waits, with all well, starves
+OVERTAKEN = 20                                  # by so many that had asked a second later, with all well: starves too
+
+FATAL = {"node-kill", "quorum", "thrown-out", "controld-kill"}          # the others go on without the node at once …
+SLOW = {"node-hang", "node-return", "link-cut", "link-split"}           # … and here when they have noticed
+COSTLY = FATAL | SLOW | {"daemon-kill", "force"}                       # these may cost a value
+SMALL = {"client-kill", "client-freeze", "boot"}                        # of these nobody else notices anything
+
+
+@dataclass
+class Verdict:
+    violations: list[str] = field(default_factory=list)
+    figures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Outage(NamedTuple):
+    """From when on the cluster may have gone on without a node, until its next start."""
+    tick: int
+    noticed: Optional[int]                      # the node itself knew
+
+
+def judge(history: History) -> Verdict:
+    return Judge(history).judge()
+
+
+class Judge:
+    def __init__(self, history: History):
+        self.history = history
+        self.verdict = Verdict()
+        self.grace = GRACE * history.second
+        self.sections = sorted((s for s in history.sections if s.begin is not None), key=lambda s: s.begin)
+        self.misled: set[int] = set()           # those in doubt who were not alone, by id()
+        self.boots: dict[int, list[int]] = defaultdict(list)
+        self.blows: dict[int, list[Blow]] = defaultdict(list)           # of each node
+        for blow in sorted(history.blows, key=lambda blow: blow.before):
+            if blow.kind == "boot":
+                self.boots[blow.node].append(blow.before)
+            self.blows[blow.node].append(blow)
+        for node, tick in list(self._readmissions()):
+            bisect.insort(self.boots[node], tick)
+        self.outages = self._find_outages()
+
+    def judge(self) -> Verdict:
+        figures = self.verdict.figures
+        figures["granted in doubt"] = sum(map(self.is_doubtful, self.sections))
+        figures["sections"] = len(self.sections) - figures["granted in doubt"]
+        for resource in sorted({s.resource for s in self.sections}):
+            sections = [s for s in self.sections if s.resource == resource]
+            self._check_exclusion(sections)
+            self._check_overtaking(sections)
+            Register(self).check(sections)
+        self._check_quorum()
+        self._check_telling()
+        self._check_starvation()
+        figures["misled"] = len(self.misled)
+        return self.verdict
+
+    def accuse(self, what: str, *records: object) -> None:
+        self.verdict.violations.append("\n    ".join([what, *map(str, records)]))
+
+    # --- who was out of the cluster, and from when -------------------------
+
+    def boot_of(self, node: int, tick: int) -> int:
+        """The number of the node's start before then."""
+        return bisect.bisect_right(self.boots[node], tick)
+
+    def _find_outages(self) -> dict[tuple[int, int], Outage]:
+        starts: dict[tuple[int, int], int] = {}
+        for node, blows in self.blows.items():
+            for blow in blows:
+                if blow.kind in FATAL and blow.phase == "begins":
+                    key = node, self.boot_of(node, blow.before)
+                    starts[key] = min(blow.before, starts.get(key, blow.before))
+        for node, tick in self._evictions():
+            key = node, self.boot_of(node, tick)
+            start = max([tick - self.grace, *(b.before for b in self.blows[node] if b.kind in SLOW and b.phase == "begins" and
+                                              self.boot_of(node, b.before) == key[1])])
+            starts[key] = min(start, starts.get(key, start))
+        return {key: Outage(start, self._noticed(*key, start)) for key, start in starts.items()}
+
+    def _evictions(self) -> Iterator[tuple[int, int]]:
+        """(node, tick) where a node that others had seen is missing in a cluster of theirs that may go on."""
+        seen: dict[tuple[int, int], set[int]] = defaultdict(set)        # by each watcher
+        for view in sorted(self.history.views, key=lambda view: view.tick):
+            known = seen[view.node, self.boot_of(view.node, view.tick)]
+            if view.is_quorate:
+                for node in sorted(known - view.members):
+                    yield node, view.tick
+                known &= view.members
+            known |= view.members
+
+    def _readmissions(self) -> Iterator[tuple[int, int]]:
+        """(node, tick) where the others have taken back a node that they had gone on without, for good: it counts as a start."""
+        evicted = list(self._evictions())
+        mine: dict[int, list[View]] = defaultdict(list)
+        for view in sorted(self.history.views, key=lambda view: view.tick):
+            mine[view.node].append(view)
+        for node, views in mine.items():
+            for view, after in zip(views[1:], [*views[2:], None]):
+                lasts = after is None or after.is_quorate or after.tick > view.tick + TAKEN_BACK * self.history.second
+                boot = self.boot_of(node, view.tick)
+                if view.is_quorate and lasts and any(who == node and tick < view.tick and self.boot_of(node, tick) == boot
+                                                     for who, tick in evicted):
+                    evicted = [(who, tick) for who, tick in evicted if who != node or tick > view.tick]
+                    yield node, view.tick
+
+    def _noticed(self, node: int, boot: int, start: int) -> Optional[int]:
+        killed = [b.after for b in self.blows[node] if b.kind in FATAL and b.phase == "begins" and
+                  self.boot_of(node, b.before) == boot]
+        told = [v.tick for v in self.history.views if v.node == node and not v.is_quorate and v.tick >= start and
+                self.boot_of(node, v.tick) == boot]
+        return min([*killed, *told], default=None)
+
+    def outage(self, section: Section) -> Optional[Outage]:
+        return self.outages.get((section.node, self.boot_of(section.node, section.asked)))
+
+    def is_doubtful(self, section: Section) -> bool:
+        """Granted on a node that may have been given up already."""
+        outage = self.outage(section)
+        return outage is not None and section.begin >= outage.tick
+
+    # --- how long a lock excluded ------------------------------------------
+
+    def ended_by(self, blow: Blow, section: Section) -> bool:
+        """Does it lose its lock by that? If it asked before, then also when it began after: its process was slow."""
+        if blow.phase != "begins" or blow.node != section.node or blow.after < section.asked:
+            return False
+        return (blow.kind == "client-kill" and blow.target == section.client or blow.kind == "daemon-kill" or
+                blow.kind == "force" and blow.target == section.resource.split("/")[0])
+
+    def until(self, section: Section) -> int:
+        ends = [blow.before for blow in self.blows[section.node] if self.ended_by(blow, section)]
+        if self.is_doubtful(section):           # it may go on until its node ends
+            ends += [blow.after for blow in self.blows[section.node] if blow.kind in FATAL and blow.after > section.begin]
+            ends += [tick for tick in self.boots[section.node] if tick > section.begin]
+        elif outage := self.outage(section):
+            ends.append(outage.tick)
+        for tick in (section.end, self.history.stopped):
+            if tick is not None:
+                ends.append(tick)
+        return min(ends)
+
+    # --- exclusion ---------------------------------------------------------
+
+    def _check_exclusion(self, sections: list[Section]) -> None:
+        """Of one resource. Those in doubt prove nothing; how often somebody was misled is counted."""
+        held: list[tuple[int, Section]] = []
+        last: Optional[Section] = None
+        for section in sections:
+            held = [(until, other) for until, other in held if until > section.begin + self.history.error]
+            for until, other in held:
+                if section.mode in COMPATIBLE[other.mode]:
+                    continue
+                doubtful = {id(one) for one in (section, other) if self.is_doubtful(one)}
+                self.misled |= doubtful
+                if not doubtful:
+                    self.accuse(f"two at once, for {(until - section.begin) / self.history.second * 1e3:.3f} ms at least",
+                                other, section)
+            held.append((self.until(section), section))
+            if self.is_doubtful(section):
+                continue
+            if last and last.node != section.node and section.mode not in COMPATIBLE[last.mode]:
+                self.verdict.figures["hand-overs"] += 1
+            last = section
+
+    def _check_quorum(self) -> None:
+        """A node that knows that it is alone gets nothing that it asked for since."""
+        alone: dict[int, list[list[int]]] = defaultdict(list)           # of each node: from, to
+        for view in sorted(self.history.views, key=lambda view: view.tick):
+            periods = alone[view.node]
+            if view.is_quorate:
+                if periods and periods[-1][1] is None:
+                    periods[-1][1] = view.tick
+            elif not periods or periods[-1][1] is not None:
+                periods.append([view.tick, None])
+        for section in self.sections:
+            outage = self.outage(section)
+            if outage and outage.noticed is not None and section.asked > outage.noticed + self.grace:
+                self.accuse("granted on a node that had been thrown out, and knew", section, outage)
+            for begin, end in alone[section.node]:
+                if section.asked > begin + self.grace and (end is None or section.begin + self.grace < end) and \
+                        self.boot_of(section.node, begin) == self.boot_of(section.node, section.asked):
+                    self.accuse(f"granted without quorum, which was lost at {begin} and came back at {end}", section)
+
+    def _check_telling(self) -> None:
+        """Who still looks after his lock when its daemon has been killed must find that out."""
+        for section in self.sections:
+            if section.end is None or section.lost is not None:
+                continue
+            for blow in self.blows[section.node]:
+                if blow.kind == "daemon-kill" and self.ended_by(blow, section) and blow.after + self.grace < section.end:
+                    self.accuse("its lock was gone, and nobody told it", section, blow)
+
+    # --- who waits ---------------------------------------------------------
+
+    def _is_undisturbed(self, section: Section, begin: int, end: int) -> bool:
+        """Nothing that stops or reorders queues happened in between."""
+        for blows in self.blows.values():
+            for blow in blows:
+                if blow.kind in SMALL and blow.target != section.client:
+                    continue
+                if blow.before <= end and (blow.after + AFTERMATH * self.history.second >= begin):
+                    return False
+        return True
+
+    def _check_overtaking(self, sections: list[Section]) -> None:
+        for section in sections:
+            if section.begin - section.asked < self.grace:
+                continue
+            overtakers = [other for other in sections if other.client != section.client and
+                          other.asked > section.asked + self.grace and other.begin < section.begin and
+                          other.mode not in COMPATIBLE[section.mode]]
+            if len(overtakers) > OVERTAKEN and self._is_undisturbed(section, section.asked, section.begin):
+                self.accuse(f"overtaken by {len(overtakers)} who asked later", section, *overtakers[:5])
+
+    def _check_starvation(self) -> None:
+        history = self.history
+        if history.healed is None or history.stopped is None:
+            return
+        for section in history.sections:
+            if section.begin is not None or section.refused is not None or self.outage(section):
+                continue
+            killed = any(b.kind == "client-kill" and b.phase == "begins" and b.target == section.client for b in history.blows)
+            if not killed and max(section.asked, history.healed) + PATIENCE * history.second <= history.stopped:
+                self.accuse(f"starves: everything had been well for {PATIENCE} s", section)
+
+
+class Published(NamedTuple):
+    """A value that others can read."""
+    value: str
+    by: Optional[Section]                       # None: the empty one that was there before
+    at: int                                     # for certain by then
+
+
+class Register:
+    """The value of one resource. Writers exclude each other, so that the order of their sections is the order of what they wrote."""
+
+    def __init__(self, judge_: Judge):
+        self.judge = judge_
+        self.second = judge_.history.second
+        self.figures = judge_.verdict.figures
+        self.order: dict[str, int] = {"": 0}    # of all that was written
+        self.published = [Published("", None, 0)]
+        self.possible: dict[str, Section] = {}  # written since, but perhaps never published
+
+    def check(self, sections: list[Section]) -> None:
+        for section in sections:
+            for tick, value in section.reads:
+                self.figures["values read"] += 1
+                if value == errno.EIO:
+                    self.figures["values lost"] += 1
+                if not self.judge.is_doubtful(section):
+                    self._check_read(section, tick, value)
+            if section.write is not None:
+                self._write(section)
+
+    def _write(self, section: Section) -> None:
+        self.order[section.write] = len(self.order)
+        self.figures["values written"] += section.written is not None
+        if section.written is not None and section.left is not None and not self._was_struck(section):
+            self.published.append(Published(section.write, section, section.left))
+            self.possible = {}
+        else:
+            self.possible[section.write] = section
+
+    def _was_struck(self, section: Section) -> bool:
+        """Between its write and its publication, or too soon after for that to be certain."""
+        last = section.left + self.judge.grace
+        outage = self.judge.outage(section)
+        if outage and outage.tick <= last:
+            return True
+        return any(blow.kind not in SMALL and blow.before <= last and blow.after >= section.write_at
+                   for blow in self.judge.blows[section.node])
+
+    def _check_read(self, section: Section, tick: int, value: object) -> None:
+        last = self._last_before(section)
+        if isinstance(value, int):
+            if value == errno.EIO and not self._may_be_lost(last, section, tick, any_node=True):
+                self._accuse("a value is said to be lost, and nothing has happened", section)
+        elif section.written is not None and section.written < tick:
+            if value != section.write:
+                self._accuse("who wrote does not read it", section)
+        elif value not in self.order:
+            self._accuse("a value that nobody had written", section)
+        elif value == "" != last.value:
+            if not self._may_be_lost(last, section, tick, any_node=False):
+                self._accuse("the value is gone, though the mount that wrote it keeps it", section)
+        elif section.mode in SURE:
+            self._check_sure(section, tick, value)
+        elif self.order[value] < self.order[last.value]:
+            self._accuse("an old value", section)
+
+    def _check_sure(self, section: Section, tick: int, value: str) -> None:
+        """What it reads is what there is: of the possible values this one has come true, or none."""
+        if value in self.possible:
+            self.published.append(Published(value, self.possible[value], tick))
+        elif value != self.published[-1].value:
+            self._accuse("an old value", section)
+        self.possible = {}
+
+    def _last_before(self, section: Section) -> Published:
+        """That was published when this one asked. Under a lock beside which others write, word of it may be under way."""
+        if section.mode in SURE:
+            return self.published[-1]
+        return next(one for one in reversed(self.published) if one.at + self.judge.grace < section.asked or one.by is None)
+
+    def _may_be_lost(self, last: Published, section: Section, tick: int, any_node: bool) -> bool:
+        """Was there a blow since it was written? @any_node: it may have struck the master, and that may be any."""
+        since = last.by.write_at - AFTERMATH * self.second if last.by else 0
+        nodes = [node for node in self.judge.blows if any_node or last.by is None or node == last.by.node]
+        if any(since <= outage.tick <= tick and node in nodes for (node, _), outage in self.judge.outages.items()):
+            return True
+        lockspace = section.resource.split("/")[0]
+        return any(blow.kind in COSTLY and (blow.kind != "force" or blow.target == lockspace) and
+                   blow.before <= tick and blow.after >= since for node in nodes for blow in self.judge.blows[node])
+
+    def _accuse(self, what: str, section: Section) -> None:
+        last = self.published[-1]
+        self.judge.accuse(what, section, f"last: {last.by or 'never written'}",
+                          *(f"perhaps: {one}" for one in self.possible.values()))

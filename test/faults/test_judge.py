@@ -1,0 +1,230 @@
+"""The judge finds what is wrong in histories written by hand, and nothing in those that are right.
+
+Ticks are milliseconds. A section here is asked for, begun, ended and left: "10 20 30 31".
+"""
+
+import errno
+
+import pytest
+
+from judge import judge
+from records import Blow, History, Section, View
+
+FAR = 100000                                    # long after everything
+
+
+def section(times, client="a", node=1, mode="ex", **more):
+    """@times: asked, begin, end, left; what is missing has not come."""
+    asked, *rest = map(int, times.split())
+    fields = dict(zip(("begin", "end", "left"), rest)) | more
+    if "write" in fields:
+        fields.setdefault("write_at", fields["begin"])
+        fields.setdefault("written", fields["write_at"])
+    return Section(client, node, asked, fields.pop("resource", "web/r"), "open", mode, False, asked, **fields)
+
+
+def blow(kind, node, before, after=None, target="", phase="begins"):
+    return Blow(kind, phase, node, target, before, before if after is None else after)
+
+
+def history(*records, **more):
+    kinds = {Section: [], View: [], Blow: []}
+    for record in records:
+        kinds[type(record)].append(record)
+    return History(kinds[Section], kinds[View], kinds[Blow], second=1000, stopped=more.pop("stopped", FAR), **more)
+
+
+def accused(*records, **more):
+    return [violation.split("\n")[0] for violation in judge(history(*records, **more)).violations]
+
+
+def found(said, *records, **more):
+    accusations = accused(*records, **more)
+    assert len(accusations) == 1 and accusations[0].startswith(said), accusations
+    return True
+
+
+def test_one_after_the_other_is_right_and_counted():
+    records = [section("0 1 2 3"), section("0 4 5 6", "b", 2), section("0 7 8 9", "c", 2), section("0 10 11 12", "d", 3, "pr")]
+    verdict = judge(history(*records))
+    assert not verdict.violations
+    assert verdict.figures["sections"] == 4 and verdict.figures["hand-overs"] == 2
+
+
+# --- exclusion -------------------------------------------------------------
+
+@pytest.mark.parametrize("one, other, together", [
+    ("ex", "ex", False), ("ex", "pr", False), ("ex", "cr", False), ("ex", "nl", True), ("pw", "cr", True),
+    ("pw", "pr", False), ("cw", "cw", True), ("cw", "pr", False), ("pr", "pr", True), ("cr", "cr", True)])
+def test_two_at_once(one, other, together):
+    for a, b in (one, other), (other, one):
+        records = section("0 10 30 31", mode=a), section("0 20 40 41", "b", 2, mode=b)
+        assert not accused(*records) if together else found("two at once", *records)
+
+
+def test_other_resources_exclude_nobody():
+    assert not accused(section("0 10 30 31"), section("0 20 40 41", "b", resource="web/s"))
+
+
+def test_the_clock_may_be_wrong_by_so_much():
+    records = section("0 10 30 31"), section("0 28 40 41", "b", 2)
+    assert found("two at once", *records)
+    assert not accused(*records, error=2)
+
+
+def test_a_section_without_an_end_lasts():
+    assert found("two at once", section("0 10"), section("0 5000 5001 5002", "b", 2))
+    assert found("two at once", section("0 10"), section("0 5000", "b", 2))
+
+
+@pytest.mark.parametrize("kind, target", [("client-kill", "a"), ("daemon-kill", ""), ("force", "web"), ("node-kill", ""),
+                                          ("controld-kill", ""), ("quorum", "")])
+def test_until_its_holder_was_struck(kind, target):
+    struck = blow(kind, 1, 100, 110, target)
+    assert found("two at once", section("0 10"), struck, section("0 99 102 103", "b", 2))
+    assert not accused(section("0 10"), struck, section("0 101 102 103", "b", 2))
+
+
+def test_a_process_may_say_late_that_it_got_what_is_lost_by_then():
+    kill = blow("daemon-kill", 1, 100, 110)
+    assert not accused(section("90 120"), kill, section("0 200 210 211", "b", 2))
+    assert found("two at once", section("115 120"), kill, section("0 200 210 211", "b", 2))
+
+
+@pytest.mark.parametrize("kind, node, target", [
+    ("client-kill", 1, "c"), ("client-freeze", 1, "a"), ("daemon-kill", 2, ""), ("daemon-freeze", 1, ""), ("force", 1, "db"),
+    ("force", 2, "web"), ("node-kill", 2, ""), ("node-pause", 1, ""), ("link-blink", 1, ""), ("link-cut", 1, "")])
+def test_what_costs_nobody_his_lock(kind, node, target):
+    """A link that was cut neither, before the others have noticed."""
+    assert found("two at once", section("0 10"), blow(kind, node, 100, 110, target), section("0 500 502 503", "b", 3))
+
+
+def test_a_node_that_the_others_went_on_without():
+    """By its watchers' word; but for a second before that, since it takes them some time to be told."""
+    views = [View(1, 2, True, frozenset({1, 2, 3})), View(5000, 2, True, frozenset({2, 3}))]
+    cut = blow("link-cut", 1, 2000)
+    held = section("0 10")
+    assert found("two at once", held, *views, cut, section("0 3900 3901 3902", "b", 2))
+    assert not accused(held, *views, cut, section("0 4500 4501 4502", "b", 2))
+    late = section("0 4800 4900 4901", "c", 1)
+    verdict = judge(history(held, *views, cut, late, section("0 4500 4850", "b", 2)))
+    assert not verdict.violations and verdict.figures["granted in doubt"] == 1 and verdict.figures["misled"] == 1
+    # without quorum the others may not go on
+    views[1] = View(5000, 2, False, frozenset({2}))
+    assert found("two at once", held, *views, cut, section("0 4500 4501 4502", "b", 2))
+
+
+def test_a_node_that_knows_that_it_is_out_gets_nothing():
+    views = [View(1, 2, True, frozenset({1, 2, 3})), View(5000, 2, True, frozenset({2, 3})), View(5500, 1, False, frozenset({1}))]
+    assert found("granted on a node that had been thrown out", *views[:2], View(5500, 1, False, frozenset()),
+                 View(5600, 1, True, frozenset({1, 2, 3})), View(7500, 1, False, frozenset()), section("7000 7001 7002 7003"))
+    assert not accused(*views, section("5600 5601 5602 5603"))
+    started = blow("boot", 1, 6000), View(6500, 1, True, frozenset({1, 2, 3}))
+    assert not accused(*views, *started, section("7000 7001 7002 7003"))
+
+
+def test_a_node_that_was_taken_back_counts_again():
+    views = [View(1, 2, True, frozenset({1, 2, 3})), View(5000, 2, True, frozenset({2, 3})), View(5500, 1, False, frozenset({1})),
+             View(8000, 1, True, frozenset({1, 2, 3}))]
+    assert not accused(*views, section("20000 20001 20002 20003"))
+    assert found("two at once", *views, section("20000 20001"), section("0 20100 20101 20102", "b", 2))
+    assert found("granted on a node that had been thrown out", *views, View(8500, 1, False, frozenset()),
+                 section("8001 8002 8003 8004"))
+
+
+def test_nothing_is_granted_without_quorum():
+    views = [View(1000, 1, True, frozenset({1, 2})), View(2000, 1, False, frozenset({1})), View(9000, 1, True, frozenset({1, 2}))]
+    assert found("granted without quorum", *views, section("4000 4001 4002 4003"))
+    assert not accused(*views, section("4000 9001 9002 9003"))
+    assert not accused(*views, section("8490 8500 8502 8503"))         # its watcher was told a little late
+    assert not accused(*views, section("1990 4001 4002 4003"))         # granted before, and its process was slow
+
+
+def test_who_lost_his_lock_is_told():
+    kill = blow("daemon-kill", 1, 100, 110)
+    assert found("its lock was gone, and nobody told it", section("0 10 2000 2001"), kill)
+    assert not accused(section("0 10 2000 2001", lost=1999), kill)
+    assert not accused(section("0 10 2000 2001"), blow("daemon-kill", 2, 100, 110))
+
+
+# --- who waits -------------------------------------------------------------
+
+def test_who_is_not_served_when_all_is_well_starves():
+    assert found("starves", section("1000"), healed=2000, stopped=30000)
+    assert not accused(section("1000"), healed=2000, stopped=10000)
+    assert not accused(section("1000", refused=errno.EINTR), healed=2000, stopped=30000)
+    assert not accused(section("1000"), blow("client-kill", 1, 1500, target="a"), healed=2000, stopped=30000)
+
+
+def test_who_is_overtaken_without_end_starves():
+    others = [section(f"{5000 + 10 * i} {5001 + 10 * i} {5002 + 10 * i} {5003 + 10 * i}", "b", 2) for i in range(30)]
+    assert found("overtaken", section("1000 6000 6001 6002"), *others)
+    assert not accused(section("1000 6000 6001 6002"), *others[:5])
+    assert not accused(section("1000 6000 6001 6002"), blow("node-kill", 3, 2000), *others)
+    assert not accused(section("1000 6000 6001 6002", mode="cr"), *(
+        section(f"{s.asked} {s.begin} {s.end} {s.left}", "b", 2, "pr") for s in others))
+
+
+# --- values ----------------------------------------------------------------
+
+WROTE = section("0 10 20 21", write="v1")
+
+
+def reads(value, mode="pr", times="4000 5000 5010 5011", node=2, **more):
+    return section(times, "r", node, mode, reads=[(int(times.split()[1]), value)], **more)
+
+
+def test_the_last_value_is_read():
+    second = section("0 100 110 111", "b", 2, "pw", write="v2")
+    assert not accused(WROTE, second, reads("v2"))
+    for mode in "pr", "pw", "ex", "cr", "cw", "nl":
+        assert found("an old value", WROTE, second, reads("v1", mode))
+        assert found("a value that nobody had written", WROTE, second, reads("v3", mode))
+        assert found("the value is gone", WROTE, second, reads("", mode))
+        assert found("a value is said to be lost", WROTE, second, reads(errno.EIO, mode))
+
+
+def test_a_value_that_comes_from_the_future():
+    assert found("a value that nobody had written", reads("v1", times="0 5 6 7"), WROTE)
+
+
+def test_a_resource_never_written_is_empty():
+    assert not accused(reads(""), section("4900 5100 5110 5111", "b", write="v2"))
+
+
+def test_beside_writers_a_value_may_be_a_little_old():
+    second = section("0 4800 4810 4811", "b", 3, "pw", write="v2")
+    assert not accused(WROTE, second, reads("v1", "cr"))
+    assert found("an old value", WROTE, second, reads("v1", "pr"))
+
+
+def test_who_wrote_reads_it():
+    fields = {"write": "v2", "write_at": 5000, "written": 5001}
+    assert not accused(WROTE, section("4000 4990 5010 5011", "b", 2, reads=[(4995, "v1"), (5005, "v2")], **fields))
+    assert found("who wrote does not read it", WROTE, section("4000 4990 5010 5011", "b", 2, reads=[(5005, "v1")], **fields))
+
+
+def test_a_value_is_lost_after_a_blow_only():
+    kill = blow("daemon-kill", 1, 3000)
+    assert not accused(WROTE, kill, reads(errno.EIO))
+    assert not accused(WROTE, kill, reads(""))                          # nobody kept it
+    assert not accused(WROTE, kill, reads("v1"))
+    assert not accused(WROTE, blow("node-kill", 3, 3000), reads(errno.EIO))
+    assert found("the value is gone", WROTE, blow("node-kill", 3, 3000), reads(""))
+    assert found("a value is said to be lost", WROTE, blow("client-kill", 1, 3000, target="c"), reads(errno.EIO))
+    assert found("a value is said to be lost", WROTE, blow("force", 3, 3000, target="db"), reads(errno.EIO))
+    again = section("29000 30000 30010 30011", "b", 2, write="v2")
+    assert found("a value is said to be lost", WROTE, kill, again, reads(errno.EIO, times="0 31000 31010 31011"))
+
+
+def test_what_a_writer_that_was_struck_wrote_is_there_or_not_but_not_both():
+    struck = section("0 100", "b", 2, write="v2"), blow("client-kill", 2, 150, target="b")
+    assert not accused(WROTE, *struck, reads("v1"))
+    assert not accused(WROTE, *struck, reads("v2"))
+    for before, after in ("v1", "v2"), ("v2", "v1"):
+        first = section("4000 4900 4901 4902", "s", 3, "pr", reads=[(4900, before)])
+        assert found("an old value", WROTE, *struck, first, reads(after))
+
+
+def test_an_errno_of_a_mount_that_is_gone_says_nothing():
+    assert not accused(WROTE, reads(errno.ENOTCONN))
