@@ -25,6 +25,7 @@
 #include "lockspacefs.h"
 #include "mode.h"
 #include "options.h"
+#include "sandbox.h"
 #include <glib.h>
 #include <linux/dlm.h>                          /* DLM_SBF_* */
 #include <stdint.h>
@@ -124,6 +125,7 @@ typedef struct EngineEvents {
 typedef struct EngineOps {
         const char *name;                       /* as in -o engine=NAME */
         gboolean has_others;                    /* others than our caller may hold locks here */
+        SandboxNeeds needs;                     /* what it goes on needing of the kernel once the mount answers */
 
         /* Start the engine and find the lockspaces that are there: appeared()
          * comes for each, from the main loop. @options and @events are borrowed

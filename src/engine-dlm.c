@@ -4,6 +4,7 @@
 #include "trace.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <string.h>
 #include <sys/prctl.h>
 
@@ -491,9 +492,27 @@ static void dlm_cancel(Engine *base, uint32_t id)
         }
 }
 
+/* --- what it goes on needing --- */
+
+static const int capabilities[] = {
+        CAP_SYS_ADMIN,                          /* to make and to release lockspaces */
+        CAP_DAC_OVERRIDE,                       /* to open the devices of lockspaces that belong to others */
+        CAP_CHOWN, CAP_FOWNER,                  /* to give them to their owners */
+        CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH,    /* who has them open: /proc/PID/fd */
+        -1
+};
+
+static const char *const system_calls[] = {
+        "chmod", "fchmodat", "fchmodat2", "chown", "fchownat",          /* devices */
+        "inotify_init1", "inotify_add_watch", "inotify_rm_watch", "kcmp",
+        "unlink", "unlinkat", "rmdir",          /* libqb: what a corosync that has crashed left in /dev/shm */
+        NULL
+};
+
 const EngineOps engine_dlm_ops = {
         .name = "dlm",
         .has_others = TRUE,
+        .needs = { capabilities, system_calls },
         .start = dlm_start,
         .stop = dlm_stop,
         .node = dlm_node,

@@ -11,6 +11,7 @@
 #include "lockspace.h"
 #include "manager.h"
 #include "options.h"
+#include "sandbox.h"
 #include "session.h"
 #include "trace.h"
 #include <errno.h>
@@ -148,7 +149,10 @@ static gboolean ready(void *data)
 static void daemon_mounted(void *data)
 {
         Daemon *daemon = data;
+        const int r = sandbox_enter(&daemon->tree->engine->ops->needs);
 
+        if (r < 0)
+                g_message("goes on without a filter for system calls: %s", g_strerror(-r));
         /* When the loop has nothing else to do: the lockspaces that are there are listed then. */
         g_idle_add_full(G_PRIORITY_LOW, ready, daemon, NULL);
 }
@@ -329,7 +333,9 @@ static void run(Daemon *daemon)
 
 static gboolean serve(const Options *options, Daemon *daemon, GError **error)
 {
-        if (!tree_new(options, engine_find(options->engine), &daemon->tree, error))
+        const EngineOps *ops = engine_find(options->engine);
+
+        if (!sandbox_drop_capabilities(&ops->needs, error) || !tree_new(options, ops, &daemon->tree, error))
                 return FALSE;
         daemon->loop = g_main_loop_new(NULL, FALSE);
         if (!open_signals(daemon, error))

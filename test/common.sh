@@ -2,7 +2,7 @@
 
 export PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 
-build_packages="meson ninja-build gcc libc6-dev linux-libc-dev pkg-config libfuse3-dev fuse3 libglib2.0-dev libjson-glib-dev libdlm-dev libquorum-dev libsystemd-dev"
+build_packages="meson ninja-build gcc libc6-dev linux-libc-dev pkg-config libfuse3-dev fuse3 libglib2.0-dev libjson-glib-dev libdlm-dev libquorum-dev libsystemd-dev libcap-ng-dev libseccomp-dev"
 fuzz_packages="clang libclang-rt-14-dev"
 cluster_packages="user-mode-linux corosync dlm-controld udev linux-source-6.1 make flex bison bc libelf-dev xz-utils"
 

@@ -181,7 +181,8 @@ def test_package_has_the_version_of_the_source(package):
 def test_package_depends_on_what_it_links(package):
     depends = re.findall(r"(?:^|, )([\w.+-]+)", field(package, "Depends"))
     assert sorted(depends) == [
-        "fuse3", "libc6", "libdlm3", "libfuse3-3", "libglib2.0-0", "libjson-glib-1.0-0", "libquorum5", "libsystemd0"]
+        "fuse3", "libc6", "libcap-ng0", "libdlm3", "libfuse3-3", "libglib2.0-0", "libjson-glib-1.0-0", "libquorum5", "libseccomp2",
+        "libsystemd0"]
 
 
 def test_package_has_every_file_in_its_place(package):

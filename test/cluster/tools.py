@@ -28,7 +28,7 @@ NEEDED = {
     "/usr/include/linux/dlm_device.h": "linux-libc-dev",
     "/usr/include/stdio.h": "libc6-dev",
 }
-FOR_LOCKSPACEFS = ["libdlm-dev", "libfuse3-dev", "libglib2.0-dev", "libsystemd-dev", "python3-pytest"]
+FOR_LOCKSPACEFS = ["libcap-ng-dev", "libdlm-dev", "libfuse3-dev", "libglib2.0-dev", "libseccomp-dev", "libsystemd-dev", "python3-pytest"]
 
 
 class ToolError(Exception):
