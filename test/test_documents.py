@@ -129,7 +129,7 @@ def test_cluster_demonstration(directory, path):
     wait_until(lambda: not processes_with(state), what="the end of the cluster")
 
 
-@pytest.mark.parametrize("document", ["README.md", "src/README.md", "examples/README.md", "test/cluster/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "src/README.md", "examples/README.md", "test/cluster/README.md", "test/soak/README.md"])
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)\)", (PROJECT / document).read_text()):
         assert (PROJECT / document).parent.joinpath(target).exists(), target

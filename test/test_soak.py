@@ -1,0 +1,201 @@
+"""The soak (test/soak) in its short form, and that its judge finds what it is there to find."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from lockspacefs_test import PROJECT, processes_with, wait_for_exit, wait_until
+
+SOAK = PROJECT / "test" / "soak"
+sys.path.insert(0, str(SOAK))
+
+import verdict
+import witness
+
+SECONDS = 6
+DEAD = {"3-0": 100.0}                           # a life that a fault has ended, since when
+
+
+# --- the judge -------------------------------------------------------------
+
+def samples(rss=lambda part: 5000, latency=lambda part: 1e-4, baseline=lambda part: 2e-5, fds=lambda part: 10, count=60):
+    """@part: of the time, 0 to 1. Everything else is noise."""
+    dice = random.Random(1)
+    made = []
+    for i in range(count):
+        part = i / count
+        made.append({"sample": 1005 + 5 * i, "since": 1000 + 5 * i, "rss": rss(part) + dice.randrange(64), "threads": 3,
+                     "fds": fds(part) + dice.randrange(2),
+                     "latency": {"baseline": [50, baseline(part) * dice.uniform(0.8, 1.25), 1e-3],
+                                 "flock": [50, latency(part) * dice.uniform(0.7, 1.4), 1e-2]}})
+    return made
+
+
+def slower(times):
+    """From the middle on."""
+    return samples(latency=lambda part: 1e-4 * (1 if part < 0.5 else times))
+
+
+FLAT = {
+    "nothing grows": {},
+    "memory grows while tables do, in the beginning": {"rss": lambda part: 5000 + min(part, 0.3) * 10000},
+    "one sample in ten is a hundred times slower": {"latency": lambda part: 1e-2 if int(part * 60) % 10 == 3 else 1e-4},
+    "the whole machine becomes slower":
+        {"latency": lambda part: 1e-4 * (1 + 4 * part), "baseline": lambda part: 2e-5 * (1 + 4 * part)},
+    "the machine becomes quicker": {"baseline": lambda part: 2e-5 / (1 + 4 * part)},
+}
+NOT_FLAT = {
+    "a leak": ({"rss": lambda part: 5000 + 4000 * part}, "KiB of memory grow"),
+    "a leak that begins late": ({"rss": lambda part: 5000 + 3000 * max(0, part - 0.6)}, "KiB of memory grow"),
+    "a step": ({"rss": lambda part: 5000 if part < 0.7 else 6000}, "KiB of memory grow"),
+    "open files": ({"fds": lambda part: 10 + int(20 * part)}, "open files grow"),
+    "what takes ever longer": ({"latency": lambda part: 1e-4 * (1 + 2 * part)}, "flock takes longer"),
+    "and on a machine that becomes slower":
+        ({"latency": lambda part: 1e-4 * (1 + 9 * part), "baseline": lambda part: 2e-5 * (1 + part)}, "flock takes longer"),
+}
+
+
+@pytest.mark.parametrize("what", FLAT)
+def test_flat_is_found_flat(what):
+    assert verdict.daemons("local", {"o1-0": samples(**FLAT[what])}) == []
+
+
+@pytest.mark.parametrize("what", NOT_FLAT)
+def test_what_is_not_flat_is_found(what):
+    series, said = NOT_FLAT[what]
+    found = verdict.daemons("local", {"o1-0": samples(), "o2-0": samples(**series)})
+    assert [sentence for sentence in found if sentence.startswith(f"o2-0: {said}")], found
+    assert len(found) == 1
+
+
+def test_latency_on_a_cluster_has_a_wider_bound():
+    assert verdict.daemons("dlm", {"o1-0": slower(2)}) == []
+    assert len(verdict.daemons("dlm", {"o1-0": slower(5)})) == 1
+
+
+def test_a_few_seconds_are_judged_by_the_gross():
+    for times, failures in [(3, 0), (10, 1)]:
+        made = [{**sample, "sample": sample["sample"] / 10, "since": sample["since"] / 10} for sample in slower(times)]
+        assert len(verdict.daemons("local", {"o1-0": made})) == failures
+
+
+def test_too_little_to_judge_is_a_failure():
+    assert verdict.daemons("local", {"o1-0": samples(count=verdict.LEAST_SAMPLES - 1)}) != []
+    assert verdict.daemons("local", {}) != []
+    assert verdict.daemons("local", {"o1-0": samples(count=verdict.LEAST_SAMPLES), "o2-0": []}) == []
+
+
+def test_samples_in_the_time_of_a_fault_do_not_count():
+    made = samples(count=10)                    # from 1000, 1005 …
+    kept = verdict.undisturbed(made, [(1012, 1013), (1031, 1100)])
+    assert [sample["since"] for sample in kept] == [1000, 1005, 1015, 1020, 1025]
+
+
+def test_an_errno_that_is_not_listed_is_a_failure():
+    assert verdict.errors("local", {"flock ex EINTR": 5, "open .ex EAGAIN": 1, "mkdir EEXIST": 2, "chmod EINTR": 1}) == []
+    for engine, what in [("local", "flock ex EIO"), ("local", "count EIO"), ("dlm", "flock pr EDEADLK"), ("dlm", "stat EIO"),
+                         ("dlm", "mkdir ENOSYS")]:
+        assert len(verdict.errors(engine, {what: 1})) == 1
+    assert verdict.errors("dlm", {"count EIO": 1, "read EIO": 3}) == []
+
+
+def event(wrong, time=200, life="1-0", **what):
+    return {"wrong": wrong, "time": time, "life": life, **what}
+
+
+EXCUSED = [
+    event("errno", what="open: ENOTCONN", errno="ENOTCONN", life="3-0"),
+    event("exclusion", marker="ex.3-0"),
+    event("value", resource="a", seen="0:4", found="0:5"),
+    event("value", resource="a", seen=None, found="0:4", new="f:1", time=151),
+    event("value", resource="a", seen="0:0", found="0:4", new="f:1", time=151),
+]
+INEXCUSABLE = [
+    event("errno", what="open: ENOTCONN", errno="ENOTCONN"),
+    event("exclusion", marker="ex.2-0"),
+    event("exclusion", marker="ex.3-0", time=90),
+    event("exclusion", resource="file1", marker="held across an unlink"),
+    event("value", resource="a", seen="0:4", found="0:6", new="f:1"),
+    event("value", resource="a", seen="0:4", found="0:3"),
+    event("value", resource="a", seen=None, found="0:4", new="f:1", time=140),
+    event("value", resource="a", seen="0:0", found="0:4", new="f:1", time=140),
+    event("notice", what="nobody was told that somebody waits"),
+]
+
+
+@pytest.mark.parametrize("seen", EXCUSED)
+def test_a_fault_excuses_what_it_causes(seen):
+    assert verdict.wrongs([seen], DEAD, [150]) == []
+
+
+@pytest.mark.parametrize("seen", INEXCUSABLE)
+def test_and_nothing_else(seen):
+    assert len(verdict.wrongs([seen], DEAD, [150])) == 1
+
+
+def test_one_death_excuses_one_value_that_was_not_written():
+    events = [event("value", resource=resource, seen="0:4", found="0:5") for resource in ("a", "b")]
+    assert verdict.wrongs(events[:1] * 2, DEAD, []) == []
+    assert len(verdict.wrongs(events, DEAD, [])) == 1
+
+
+def test_the_witness_sees_who_is_inside_and_how_far_a_counter_is(tmp_path):
+    witness.make(tmp_path, ["a"])
+    one, two = (witness.Witness(tmp_path, life) for life in ("1-0", "2-0"))
+    assert one.enter("a", "pr") == [] and two.enter("a", "cr") == []
+    two.leave("a", "cr")
+    assert two.enter("a", "ex") == ["pr.1-0"]
+    witness.forget(tmp_path, "1-0")
+    two.leave("a", "ex")
+    assert one.enter("a", "ex") == []
+    assert one.step("a", "0:0", "0:1") and not two.step("a", "0:0", "0:1")
+    assert two.counter("a") == "0:1"
+
+
+# --- the program -----------------------------------------------------------
+
+def test_soak_on_this_machine(tmp_path):
+    result = tmp_path / "result"
+    done = subprocess.run([SOAK / "run", "--for", f"{SECONDS}s", "--json", result], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.rstrip().endswith("all is well"), done.stdout + done.stderr
+    [seen] = json.loads(result.read_text(encoding="utf-8"))
+    assert seen["operations"]["count"] > 100 and seen["faults"]["client-kill"] > 0
+    for kind in ["convert", "ex", "pr"]:
+        assert all(seen["operations"][f"{way} {kind}"] > 0 for way in ["flock", "posix", "ofd"])
+    for kind in ["notice", "death", "mkdir", "rmdir by force", "gone", "open .nl", "open .cw", "unlink", ".locks"]:
+        assert seen["operations"][kind] > 0
+
+
+def leftovers():
+    return {str(path) for path in Path(tempfile.gettempdir()).glob("lockspacefs-soak-*")}
+
+
+def test_a_soak_that_is_interrupted_leaves_nothing():
+    before = leftovers()
+    soak = subprocess.Popen([SOAK / "run", "--for", "1h"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    [place] = wait_until(lambda: leftovers() - before)
+    wait_until(lambda: list(Path(place).glob("0-0.out")))           # it works
+    soak.send_signal(signal.SIGTERM)
+    assert wait_for_exit(soak.pid) and soak.wait() == 143
+    soak.communicate()
+    assert place not in leftovers()
+    wait_until(lambda: processes_with(place) == [], what="the end of all processes")
+    assert not Path(place).exists()
+
+
+@pytest.mark.parametrize("arguments", [["--for", "5"], ["--for", "0s"], ["--on", "mars"], ["--seed", "x"], ["--faults", "rain"]])
+def test_nonsense_is_refused(arguments):
+    done = subprocess.run([SOAK / "run", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and arguments[0] in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--soak"], ["--soak", "5"], ["--soak", "unit"], ["unit", "--soak", "0m"]])
+def test_test_run_refuses_nonsense(arguments):
+    done = subprocess.run([PROJECT / "test" / "run", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("usage: test/run [--soak TIME]")
