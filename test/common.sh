@@ -38,11 +38,13 @@ check_fuse() {
         fi
 }
 
+targets=                                # of ninja; none: all
+
 build() {                               # DIRECTORY OPTION...
         local directory=$1 again=()
         shift
         [ ! -e "$directory/meson-private/coredata.dat" ] || again=(--reconfigure)
-        meson setup "${again[@]}" "$directory" -Dwerror=true -Ddlm=enabled -Dsystemd=enabled "$@" && ninja -C "$directory"
+        meson setup "${again[@]}" "$directory" -Dwerror=true -Ddlm=enabled -Dsystemd=enabled "$@" && ninja -C "$directory" $targets
 }
 
 # Run a command in namespaces of processes and of mounts, with the usual signals. Whatever it leaves,
