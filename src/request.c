@@ -118,10 +118,10 @@ void request_answer(Request *request, int status)
 {
         fuse_req_t req = request->req;
 
+        if (status == -EAGAIN && request->is_over_limit && request->wait)
+                status = -ENOLCK;               /* counts as no refusal: it was no try */
         if (request->holder && request->kind != REQUEST_FSYNC)
                 metrics_count(&request->holder->resource->lockspace->metrics, status, waited_us(request, status));
-        if (status == -EAGAIN && request->is_over_limit && request->wait)
-                status = -ENOLCK;
         if (status == -ENOMEM && (request->kind == REQUEST_FLOCK || request->kind == REQUEST_SETLK || request->kind == REQUEST_GETLK))
                 status = -ENOLCK;               /* as flock(2) and fcntl(2) call it */
         request_settle(request);

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, lockspacefs, make_lockspace, opened,
+from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, lockspacefs, make_lockspace, opened,
                               raises_errno, run_as, status, touch, wait_for_waiters, wait_until)
 
 F_OFD_SETLK = 37
@@ -257,6 +257,28 @@ def test_who_waits_for_his_own_file_counts_too(limited):
         child.wait_for("the others wait")
     refused, granted = child.join()
     assert set(refused) == {errno.ENOLCK} and set(granted) == {0}
+
+
+def test_a_wait_that_is_over_the_limit_is_no_refusal(limited):
+    """In .metrics refusals are tries that found the lock taken."""
+    touch(limited / "job")
+    os.chmod(limited / "job", 0o666)
+
+    def refusals():
+        return re.findall(r"^lockspacefs_refusals_total\S* (\d+)$", get(limited.parent / ".metrics").decode(), re.M)
+
+    with opened(limited / ".ex" / "job"):
+        children = [Child(flock_waiter, limited / "job", uid=NOBODY) for _ in range(LIMIT // 2)]
+        wait_for_waiters(limited, LIMIT // 2)
+        for again in [flock_waiter, fcntl_waiter, open_waiter]:
+            with raises_errno(errno.ENOLCK):
+                Child(again, limited / "job", uid=NOBODY).join()
+        assert refusals() == ["0"]
+        with raises_errno(errno.EWOULDBLOCK):
+            run_as(NOBODY, lambda: os.open(limited / ".ex" / "job", os.O_RDWR | os.O_NONBLOCK))
+        assert refusals() == ["1"]
+    for child in children:
+        child.join()
 
 
 # --- the options ---------------------------------------------------------------
