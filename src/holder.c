@@ -239,6 +239,24 @@ void holder_lock(Holder *holder, Request *request)
         request_answer(request, r);
 }
 
+/* 0: @request waits. */
+static int publish(Holder *holder, Request *request)
+{
+        int r;
+
+        request_begin_wait(request);
+        if (request->is_over_limit && (is_busy(holder) || !lockspace_grants_locks(holder->resource->lockspace)))
+                return -ENOLCK;                 /* the value stays, and is published at the unlock */
+        if (is_busy(holder)) {
+                wait_for_turn(holder, request);
+                return 0;
+        }
+        r = lock_request(holder->lock, holder->lock->mode, 0);
+        if (r == 0)
+                holder->active = request;
+        return r;
+}
+
 void holder_sync(Holder *holder, Request *request)
 {
         Lock *lock = holder->lock;
@@ -246,16 +264,9 @@ void holder_sync(Holder *holder, Request *request)
 
         request->holder = holder;
         if (r == 0 && lock && lock_has(lock) && lock->dirty) {
-                request_begin_wait(request);
-                if (is_busy(holder)) {
-                        wait_for_turn(holder, request);
+                r = publish(holder, request);
+                if (r == 0)
                         return;
-                }
-                r = lock_request(lock, lock->mode, 0);
-                if (r == 0) {
-                        holder->active = request;
-                        return;
-                }
         }
         request_answer(request, r);
 }

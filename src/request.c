@@ -329,12 +329,13 @@ static gboolean detail_begin(Detail *detail, Lockspace *lockspace)
                 return FALSE;
         }
         request_begin_wait(request);
+        if (request->is_over_limit && !lockspace_grants_locks(lockspace)) {
+                detail_fail(detail, -ENOLCK);
+                return FALSE;
+        }
         if (lockspace_is_usable(lockspace))
                 return TRUE;
-        if (request->is_over_limit)
-                detail_fail(detail, -ENOLCK);
-        else
-                request_enqueue(request, &lockspace->postponed);
+        request_enqueue(request, &lockspace->postponed);
         return FALSE;
 }
 

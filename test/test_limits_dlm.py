@@ -1,0 +1,69 @@
+"""One user cannot starve the others while a lockspace is stopped, as it is when a node of the cluster has failed."""
+
+import contextlib
+import errno
+import os
+import threading
+
+from lockspacefs_test import NOBODY, SOMEBODY, Child, errno_of, get, make_lockspace, opened, put, run_as, status, wait_until
+
+LIMIT = 5
+
+
+@contextlib.contextmanager
+def stopped(name):
+    """What dlm_controld does when a node fails: no lock is granted until it is done with that."""
+    control = f"/sys/kernel/dlm/{name}/control"
+    with open(control, "w", encoding="ascii") as file:
+        file.write("0")
+    try:
+        yield
+    finally:
+        with open(control, "w", encoding="ascii") as file:
+            file.write("1")
+
+
+def crowd(peer, path):
+    """Calls of one user that wait for the lockspace: half of them in fsync of what they wrote, half in a read."""
+    answers = []
+    done = threading.Semaphore(0)
+
+    def call(function, *args):
+        answers.append(errno_of(function, *args))
+        done.release()
+
+    with contextlib.ExitStack() as stack:
+        fds = [stack.enter_context(opened(path.parent / ".ex" / f"own-{i}")) for i in range(LIMIT)]
+        for fd in fds:
+            os.write(fd, b"x")
+        peer.say("ready")
+        peer.wait_for("stopped")
+        for function, *args in [(get, path)] * (2 * LIMIT) + [(os.fsync, fd) for fd in fds]:
+            threading.Thread(target=call, args=(function, *args), daemon=True).start()
+        for _ in range(2 * LIMIT):
+            done.acquire()                      # over the limit: at once
+        refused = list(answers)
+        peer.say("the others wait")
+        for _ in range(LIMIT):
+            done.acquire()
+        return refused, answers[len(refused):]
+
+
+def test_value_reads_and_fsyncs_count_as_waiters_in_a_stopped_lockspace(make_daemon):
+    mount = make_daemon(f"max_waiters={LIMIT}").mountpoint
+    web = make_lockspace(mount, "web", 0o777)
+    put(web / ".ex" / "rev", b"42")
+    os.chmod(web / "rev", 0o666)
+    child = Child(crowd, web / "rev", uid=NOBODY)
+    child.wait_for("ready")
+    with stopped("web"):
+        child.say("stopped")
+        child.wait_for("the others wait")
+        others = Child(lambda peer: get(web / "rev"), uid=SOMEBODY)     # has a limit of his own
+        assert not others.has_said()
+        assert status(mount)                    # and the daemon answers
+    assert others.join() == b"42"
+    refused, granted = child.join()
+    assert set(refused) == {errno.ENOLCK} and set(granted) == {0}
+    assert run_as(NOBODY, lambda: get(web / "own-0")) == b"x"   # what an fsync refused came with the close
+    wait_until(lambda: status(mount)["held"] == 0)
