@@ -35,7 +35,7 @@ typedef struct DlmReport {
  * each call completes with that error. */
 DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, unsigned spin_us, DlmMailbox *mailbox,
                             void (*deliver)(DlmMail *mail, void *owner));
-void dlm_channel_push(DlmChannel *channel, const DlmCall *call);
+int dlm_channel_push(DlmChannel *channel, const DlmCall *call);          /* 0 or -ENOMEM */
 /* Take back lock @id's call that is in line. FALSE: it has been begun. */
 gboolean dlm_channel_withdraw(DlmChannel *channel, uint32_t id);
 /* Close the device, and with it drop all locks left. Calls in line are not

@@ -45,7 +45,8 @@ struct DlmEngine {
         uint32_t creation_flags;
         uint64_t xid;                           /* on each of our locks, for debugfs */
         uint32_t node;
-        IdArray *locks;                         /* of DlmLock (engine-dlm.c), by id */
+        IdArray locks;                          /* of DlmLock (engine-dlm.c), by id */
+        GQueue owed;                            /* of DlmLock: to be given back when there is memory for it */
         GHashTable *spaces;                     /* of DlmSpace, by id */
         uint32_t last_space;                    /* the highest id given out */
         GHashTable *names;                      /* of names under way: being made, or released */

@@ -27,15 +27,16 @@ struct Handle {
         union {
                 struct {                        /* FILE, MODE */
                         Holder holder;
-                        GSList *fcntl;          /* of Holder: taken through this file */
+                        GSList *fcntl;          /* of Holder (of_handle in holder.c): taken through this file */
                 };
                 GString *text;                  /* TEXT */
                 GArray *serials;                /* DIRECTORY: gint64; NULL until the first read */
         };
 };
 
+/* NULL: no memory. */
 Handle *handle_new_file(Resource *resource, HandleKind kind, gboolean may_write);
-Handle *handle_new_text(Tree *tree, GString *text);     /* takes @text */
+Handle *handle_new_text(Tree *tree, GString *text);     /* takes @text, whatever comes of it */
 Handle *handle_new_directory(Tree *tree);
 void handle_free(Handle *handle);               /* lets go of all its locks */
 
@@ -51,11 +52,11 @@ LockBy handle_fcntl_by(Handle *handle, guint64 owner, pid_t thread);
 /* The lock under which this file is read: the strongest it has; NULL: none. */
 Lock *handle_find_lock(Handle *handle);
 
-/* write(2): -ENOLCK without PW or EX, -EFBIG past the value's end, -ESTALE. */
+/* write(2): -ENOLCK without PW or EX, -EFBIG past the value's end, -ESTALE, -ENOMEM. */
 int handle_write(Handle *handle, const char *data, size_t size, off_t offset, gboolean append);
 /* ftruncate(2) and O_TRUNC: what is behind @size is cut off. */
 int handle_truncate(Handle *handle, off_t size);
-void handle_truncate_lock(Lock *lock, off_t size);
+int handle_truncate_lock(Lock *lock, off_t size);
 
 /* poll(2): what is true now, and remember whom to tell. Takes @poll. */
 unsigned handle_poll(Handle *handle, struct fuse_pollhandle *poll);

@@ -42,7 +42,7 @@ void holder_fail(Holder *holder, int status);
 
 /* fcntl: the holder of @owner on the resource; NULL: none. */
 Holder *fcntl_holder_find(Resource *resource, guint64 owner);
-/* … made if need be, and remembered by @handle until its release. */
+/* … made if need be, and remembered by @handle until its release. NULL: no memory. */
 Holder *fcntl_holder_get(Resource *resource, guint64 owner, LockBy by, Handle *handle);
 /* Unlock and free it, unless somebody still waits as it. */
 void fcntl_holder_put(Holder *holder);

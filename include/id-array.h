@@ -7,9 +7,12 @@
 #include <glib.h>
 #include <stdint.h>
 
-typedef GPtrArray IdArray;
+typedef struct IdArray {                        /* zeroes are an empty one */
+        void **objects;
+        gsize len;                              /* all ids in it are below */
+} IdArray;
 
-IdArray *id_array_new(void);
 void *id_array_find(const IdArray *array, uint32_t id);         /* NULL: nothing is there */
-void id_array_set(IdArray *array, uint32_t id, void *object);   /* borrowed; NULL takes it out */
-void id_array_free(IdArray *array);
+gboolean id_array_add(IdArray *array, uint32_t id, void *object);       /* borrowed. FALSE: no memory */
+void id_array_remove(IdArray *array, uint32_t id);
+void id_array_clear(IdArray *array);

@@ -16,7 +16,8 @@ typedef struct IdTable {
 } IdTable;
 
 void id_table_init(IdTable *table);
-uint32_t id_table_add(IdTable *table, void *object);    /* @object: at least 2-aligned, not NULL */
+/* @object: at least 2-aligned, not NULL. 0: no memory. */
+uint32_t id_table_add(IdTable *table, void *object);
 void *id_table_find(const IdTable *table, uint32_t id);
 void id_table_remove(IdTable *table, uint32_t id);
 /* Walk: start with id 0; NULL ends. Objects may be removed on the way. */

@@ -42,6 +42,7 @@ typedef struct LocalName {                      /* the key of a table of resourc
 guint local_name_hash(const void *name);
 gboolean local_name_equal(const void *a, const void *b);
 
+/* NULL: no memory. */
 LocalResource *local_resource_new(uint32_t lockspace, const LocalName *name, LocalEvents *events);
 const LocalName *local_resource_name(const LocalResource *resource);
 GList *local_resource_link(LocalResource *resource);    /* for a list of the engine's */

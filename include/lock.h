@@ -55,7 +55,7 @@ struct Lock {
         void *data;
 };
 
-/* -ENOLCK: the user has enough of them. @pid and @uid: whose it is. */
+/* -ENOLCK: the user has enough of them; -ENOMEM. @pid and @uid: whose it is. */
 int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_lock);
 void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void *data);
 

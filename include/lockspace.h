@@ -64,8 +64,8 @@ const char *lockspace_state_to_string(const Lockspace *lockspace);
 /* Release it. -EBUSY at once when a lock is held or waited for here (without
  * @force), or a release is under way already; 0: @done runs once, later. */
 int lockspace_release(Lockspace *lockspace, gboolean force, LockspaceDone *done, void *data);
-/* From lock_free(): the last of all_locks is gone. */
-void lockspace_drained(Lockspace *lockspace);
+/* From lock_free(): one less of all_locks. */
+void lockspace_lock_freed(Lockspace *lockspace);
 /* It is gone: whoever waits gets ESTALE, whoever holds POLLERR|POLLHUP.
  * @engine_knows: the engine still has its locks, their memory stays for now. */
 void lockspace_die(Lockspace *lockspace, gboolean engine_knows);

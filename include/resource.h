@@ -30,7 +30,7 @@ struct Resource {
 };
 
 /* Find or make the resource of that name; made for @uid, unlisted.
- * -ENOSPC: the user has enough of them. */
+ * -ENOSPC: the user has enough of them; -ENOMEM. */
 int resource_get(Lockspace *lockspace, const uint8_t *name, size_t len, uid_t uid, Resource **ret_resource);
 Resource *resource_find(Lockspace *lockspace, const uint8_t *name, size_t len);
 /* Free it if nothing holds it any more. Call after giving anything back. */
@@ -44,8 +44,8 @@ void resource_unlist(Resource *resource);
 /* Its lockspace is dead: no name, no inode any more. */
 void resource_unname(Resource *resource);
 
-/* Keep the value, from before its writer unlocks. */
-void resource_keep(Resource *resource);
+/* Keep the value that is about to be written. -ENOMEM: it would not outlive its writer. */
+int resource_keep(Resource *resource);
 /* The value was seen: the file's size follows. */
 void resource_saw_value(Resource *resource, const uint8_t *value);
 

@@ -65,7 +65,7 @@ struct Tree {
         gint64 last_serial;
         GHashTable *lockspaces;                 /* char * to Lockspace: the listing of the root */
         GHashTable *engine_lockspaces;          /* the engine's number to Lockspace, dying ones too */
-        GHashTable *making;                     /* set of char *: mkdir is on its way */
+        GHashTable *making;                     /* set of char *, borrowed: mkdir is on its way */
         GHashTable *owners;                     /* guint64 to Owner (holder.c): who has fcntl locks */
         GHashTable *fcntl_holders;              /* of Holder, by resource and owner (holder.c) */
 

@@ -15,6 +15,6 @@ typedef enum UserThing {
 typedef struct Users Users;
 
 Users *users_new(const Options *options);       /* borrows @options */
-int users_charge(Users *users, uid_t uid, UserThing thing);
+int users_charge(Users *users, uid_t uid, UserThing thing);       /* or -ENOMEM */
 void users_discharge(Users *users, uid_t uid, UserThing thing);
 void users_free(Users *users);

@@ -1,5 +1,6 @@
 #include "dlm-channel.h"
 #include "dlm-worker.h"
+#include "memory.h"
 #include "spin.h"
 
 #include <errno.h>
@@ -85,9 +86,19 @@ static void channel_unref(DlmChannel *channel)
         g_free(channel);
 }
 
+/* A thread can wait, and what the kernel has to say waits in the kernel. */
+static void *wait_for_memory(gsize size)
+{
+        void *object;
+
+        while (!(object = memory_alloc0(size)))
+                poll(NULL, 0, RETRY_MS);
+        return object;
+}
+
 static void channel_report(DlmChannel *channel, DlmReportKind kind, const DlmResult *result, gboolean is_urgent)
 {
-        DlmReport *report = g_new(DlmReport, 1);
+        DlmReport *report = wait_for_memory(sizeof(DlmReport));
 
         report->mail.deliver = channel->deliver;
         report->kind = kind;
@@ -312,7 +323,7 @@ static void channel_make_call(DlmChannel *channel, DlmCall *call)
                         channel_report_failure(channel, call->id, r);
                         break;
                 }
-                known = g_new0(Known, 1);
+                known = wait_for_memory(sizeof(Known));
                 known->lkid = r;
                 g_hash_table_insert(channel->known, GUINT_TO_POINTER(call->id), known);
                 channel_owe(channel, known, call);
@@ -461,12 +472,13 @@ DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, unsigned spin_
         return channel;
 }
 
-void dlm_channel_push(DlmChannel *channel, const DlmCall *call)
+int dlm_channel_push(DlmChannel *channel, const DlmCall *call)
 {
-        Line *line = g_new(Line, 1);
+        Line *line = memory_new0(Line);
         gboolean was_asleep;
 
-        line->next = NULL;
+        if (!line)
+                return -ENOMEM;
         line->call = *call;
         g_mutex_lock(&channel->lock);
         was_asleep = channel->is_asleep;
@@ -479,6 +491,7 @@ void dlm_channel_push(DlmChannel *channel, const DlmCall *call)
         g_mutex_unlock(&channel->lock);
         if (was_asleep)
                 eventfd_write(channel->wake, 1);
+        return 0;
 }
 
 gboolean dlm_channel_withdraw(DlmChannel *channel, uint32_t id)

@@ -3,6 +3,7 @@
 #include "dlm-control.h"
 #include "dlm-debugfs.h"
 #include "dlm-openers.h"
+#include "memory.h"
 #include "trace.h"
 
 #include <errno.h>
@@ -82,18 +83,6 @@ static void outcome_deliver(DlmMail *mail, void *owner)
 
         if (owner)
                 outcome->done(outcome->data, outcome->status, outcome->lockspace);
-}
-
-static void post_outcome(DlmEngine *engine, EngineDone *done, void *data, int status, uint32_t lockspace)
-{
-        Outcome *outcome = g_new0(Outcome, 1);
-
-        outcome->mail.deliver = outcome_deliver;
-        outcome->done = done;
-        outcome->data = data;
-        outcome->status = status;
-        outcome->lockspace = lockspace;
-        dlm_engine_post_later(engine, &outcome->mail);
 }
 
 static GSource *add_timeout(unsigned timeout_ms, GSourceFunc func, void *data)
@@ -402,11 +391,16 @@ int dlm_create(Engine *base, const char *name, const EngineAttr *attr, EngineDon
         if (space_find_name(engine, name))
                 return -EEXIST;
 
-        creation = g_new0(Creation, 1);
+        creation = memory_new0(Creation);
+        if (creation)
+                creation->name = memory_strdup(name);
+        if (!creation || !creation->name) {
+                g_free(creation);
+                return -ENOMEM;
+        }
         creation->job.mail.deliver = creation_deliver;
         creation->job.run = creation_run;
         creation->engine = engine;
-        creation->name = g_strdup(name);
         creation->flags = engine->creation_flags;
         dlm_node_from_attr(attr, &creation->access);
         creation->done = done;
@@ -423,18 +417,25 @@ int dlm_set_attr(Engine *base, uint32_t lockspace, const EngineAttr *attr, Engin
 {
         DlmEngine *engine = (DlmEngine *)base;
         DlmSpace *space = dlm_space_find(engine, lockspace);
+        Outcome *outcome;
         DlmNode old;
-        int r;
 
         if (!space)
                 return -ESTALE;
+        outcome = memory_new0(Outcome);
+        if (!outcome)
+                return -ENOMEM;
+        outcome->mail.deliver = outcome_deliver;
+        outcome->done = done;
+        outcome->data = data;
+        outcome->lockspace = lockspace;
         old = space->access;
         dlm_node_from_attr(attr, &space->access);
         space->is_set_by_us = TRUE;
-        r = space_apply_access(space);
-        if (r < 0)
+        outcome->status = space_apply_access(space);
+        if (outcome->status < 0)
                 space->access = old;
-        post_outcome(engine, done, data, r, lockspace);
+        dlm_engine_post_later(engine, &outcome->mail);
         return 0;
 }
 
@@ -498,14 +499,20 @@ static void foreign_deliver(DlmMail *mail, void *owner)
         inspection_free(inspection);
 }
 
+/* NULL: no memory. */
 static Inspection *inspection_new(DlmSpace *space, void (*run)(DlmJob *job), void (*deliver)(DlmMail *mail, void *owner), void *data)
 {
-        Inspection *inspection = g_new0(Inspection, 1);
+        Inspection *inspection = memory_new0(Inspection);
 
+        if (inspection)
+                inspection->name = memory_strdup(space->name);
+        if (!inspection || !inspection->name) {
+                g_free(inspection);
+                return NULL;
+        }
         inspection->job.mail.deliver = deliver;
         inspection->job.run = run;
         inspection->lockspace = space->id;
-        inspection->name = g_strdup(space->name);
         inspection->node = space->node;
         inspection->xid = space->engine->xid;
         inspection->data = data;
@@ -525,6 +532,8 @@ int dlm_seal(Engine *base, uint32_t lockspace, gboolean force, EngineDone *done,
                 return -EBUSY;
 
         inspection = inspection_new(space, seal_run, seal_deliver, data);
+        if (!inspection)
+                return -ENOMEM;
         inspection->force = force;
         inspection->done = done;
         /* First the door, then the look round: nobody comes in between. */
@@ -564,6 +573,8 @@ int dlm_foreign_locks(Engine *base, uint32_t lockspace, EngineForeignDone *done,
         if (!space)
                 return -ESTALE;
         inspection = inspection_new(space, foreign_run, foreign_deliver, data);
+        if (!inspection)
+                return -ENOMEM;
         inspection->foreign_done = done;
         r = dlm_worker_push(engine->scout, &inspection->job);
         if (r < 0)
@@ -684,11 +695,16 @@ int dlm_release(Engine *base, uint32_t lockspace, gboolean force, EngineDone *do
         if (engine->lingering > 0 || (!force && space->locks > 0))
                 return -EBUSY;
 
-        release = g_new0(DlmRelease, 1);
+        release = memory_new0(DlmRelease);
+        if (release)
+                release->name = memory_strdup(space->name);
+        if (!release || !release->name) {
+                g_free(release);
+                return -ENOMEM;
+        }
         release->job.mail.deliver = release_deliver;
         release->engine = engine;
         release->lockspace = lockspace;
-        release->name = g_strdup(space->name);
         release->node = space->node;
         release->xid = engine->xid;
         release->force = force;

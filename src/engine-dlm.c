@@ -22,9 +22,15 @@
  * goes down from PW or EX. So each call carries bytes that may be seen:
  * zeroes where nothing is written, and at an unlock without a value the value
  * that the lock has.
+ *
+ * Memory: without it no lock is asked for or converted (ENOMEM). But what gives
+ * back, an unlock or a cancel, must not fail, since nobody would do it later.
+ * So when there is none for it, the lock that has it to do stands in a queue,
+ * which needs none, until there is; no call is made before those.
  */
 
 #define DLM_QUORUM_TIMEOUT_MS 1000              /* for corosync's first word */
+#define DLM_OWED_US 1000                        /* until we look for memory again */
 #define DLM_STOP_TIMEOUT_MS 200                 /* for threads that the kernel does not hold */
 
 #define LOCK_FLAGS (DLM_LKF_NOQUEUE | DLM_LKF_VALBLK | DLM_LKF_IVVALBLK | DLM_LKF_QUECVT | DLM_LKF_CONVDEADLK | \
@@ -47,9 +53,12 @@ typedef struct DlmLock {
         gboolean has_value;                     /* the last request had VALBLK: so has the kernel's lock */
         gboolean writes;                        /* the convert in flight writes new_value … */
         gboolean spoils;                        /* … or, with IVVALBLK, marks the value lost */
+        uint32_t unlock_flags;
+        gboolean is_owed;                       /* in DlmEngine.owed */
+        GList owed;
         gboolean is_lost;                       /* VALNOTVALID, and not written since */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
-        uint8_t new_value[VALUE_LEN];
+        uint8_t new_value[VALUE_LEN];           /* of the convert or unlock in flight */
 } DlmLock;
 
 typedef struct Mailing {                        /* the GSource that delivers mail */
@@ -61,6 +70,8 @@ static DlmEngine *dlm_engine(Engine *engine)
 {
         return (DlmEngine *)engine;
 }
+
+static gboolean engine_pay(DlmEngine *engine);
 
 /* --- the loop --- */
 
@@ -92,6 +103,7 @@ static void dlm_dispatch(Engine *base)
 {
         DlmEngine *engine = dlm_engine(base);
 
+        engine_pay(engine);
         engine_deliver_later(engine, engine);
         dlm_mailbox_deliver(engine->mailbox);
 }
@@ -147,7 +159,7 @@ static void dlm_stop(Engine *base)
         dlm_mailbox_unref(engine->mailbox);
         while (engine_deliver_later(engine, NULL))
                 ;
-        id_array_free(engine->locks);
+        id_array_clear(&engine->locks);
         g_hash_table_unref(engine->spaces);
         g_hash_table_unref(engine->names);
         g_ptr_array_unref(engine->releases);
@@ -185,7 +197,6 @@ static gboolean dlm_start(const Options *options, const EngineEvents *events, vo
         engine->creation_flags = flags;
         engine->xid = (uint64_t)g_random_int() << 32 | g_random_int() | 1;
         engine->node = dlm_cluster_node();
-        engine->locks = id_array_new();
         engine->spaces = g_hash_table_new(NULL, NULL);
         engine->names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
         engine->releases = g_ptr_array_new();
@@ -217,30 +228,45 @@ static gboolean dlm_cluster(Engine *base, EngineCluster *ret_cluster)
 
 static DlmLock *lock_find(DlmEngine *engine, uint32_t id)
 {
-        return id_array_find(engine->locks, id);
+        return id_array_find(&engine->locks, id);
 }
 
+/* NULL: no memory. */
 static DlmLock *lock_new(DlmEngine *engine, uint32_t id, DlmSpace *space)
 {
         DlmLock *lock = memory_new0(DlmLock);
 
+        if (!lock)
+                return NULL;
+        if (!id_array_add(&engine->locks, id, lock)) {
+                g_free(lock);
+                return NULL;
+        }
         lock->id = id;
         lock->space = space;
-        id_array_set(engine->locks, id, lock);
+        lock->owed.data = lock;
         dlm_space_count_lock(space, 1);
         return lock;
 }
 
+static void lock_settle(DlmEngine *engine, DlmLock *lock)
+{
+        if (lock->is_owed)
+                g_queue_unlink(&engine->owed, &lock->owed);
+        lock->is_owed = FALSE;
+}
+
 static void lock_free(DlmEngine *engine, DlmLock *lock)
 {
-        id_array_set(engine->locks, lock->id, NULL);
+        lock_settle(engine, lock);
+        id_array_remove(&engine->locks, lock->id);
         dlm_space_count_lock(lock->space, -1);
         g_free(lock);
 }
 
 void dlm_engine_drop_locks(DlmEngine *engine, DlmSpace *space)
 {
-        for (uint32_t id = 0; id < engine->locks->len && space->locks > 0; id++) {
+        for (uint32_t id = 0; id < engine->locks.len && space->locks > 0; id++) {
                 DlmLock *lock = lock_find(engine, id);
 
                 if (lock && lock->space == space)
@@ -290,6 +316,7 @@ static void lock_completed(DlmEngine *engine, DlmLock *lock, const DlmResult *re
         gboolean reads = FALSE;
         uint8_t value[VALUE_LEN];
 
+        lock_settle(engine, lock);              /* of a cancel that it came before */
         switch (lock->state) {
         case DLM_LOCK_WAITING:
         case DLM_LOCK_CONVERTING:
@@ -367,8 +394,67 @@ static int lock_call(DlmEngine *engine, DlmLock *lock, DlmCall *call)
                 return -ENOMEM;                 /* or out of descriptors, which is the same to a caller */
         call->id = lock->id;
         call->xid = engine->xid;
-        dlm_channel_push(channel, call);
+        return dlm_channel_push(channel, call);
+}
+
+static int lock_unlock(DlmEngine *engine, DlmLock *lock)
+{
+        DlmCall call = { .verb = DLM_VERB_UNLOCK, .flags = lock->unlock_flags };
+
+        memcpy(call.value, lock->new_value, VALUE_LEN);
+        return lock_call(engine, lock, &call);
+}
+
+static int lock_cancel(DlmEngine *engine, DlmLock *lock)
+{
+        DlmReport *report = memory_new0(DlmReport);
+        DlmCall call = { .verb = DLM_VERB_CANCEL };
+
+        if (!report)
+                return -ENOMEM;
+        if (!dlm_channel_withdraw(lock->space->channel, lock->id)) {
+                g_free(report);
+                return lock_call(engine, lock, &call);
+        }
+        report->mail.deliver = dlm_engine_deliver_report;
+        report->kind = DLM_REPORT_COMPLETED;
+        report->lockspace = lock->space->id;
+        report->result.id = lock->id;
+        report->result.status = -ECANCELED;
+        dlm_engine_post_later(engine, &report->mail);
         return 0;
+}
+
+static int lock_try_giving_back(DlmEngine *engine, DlmLock *lock)
+{
+        return lock->state == DLM_LOCK_UNLOCKING ? lock_unlock(engine, lock) : lock_cancel(engine, lock);
+}
+
+/* FALSE: some is still owed. */
+static gboolean engine_pay(DlmEngine *engine)
+{
+        while (engine->owed.length > 0) {
+                DlmLock *lock = engine->owed.head->data;
+
+                if (lock_try_giving_back(engine, lock) < 0) {
+                        g_source_set_ready_time(engine->source, g_get_monotonic_time() + DLM_OWED_US);
+                        return FALSE;
+                }
+                lock_settle(engine, lock);
+                if (engine->owed.length == 0)
+                        g_source_set_ready_time(engine->source, -1);
+        }
+        return TRUE;
+}
+
+/* Unlock or cancel it, now or as soon as that can be. */
+static void engine_give_back(DlmEngine *engine, DlmLock *lock)
+{
+        if (engine_pay(engine) && lock_try_giving_back(engine, lock) == 0)
+                return;
+        lock->is_owed = TRUE;
+        g_queue_push_tail_link(&engine->owed, &lock->owed);
+        g_source_set_ready_time(engine->source, g_get_monotonic_time() + DLM_OWED_US);
 }
 
 static int dlm_lock(Engine *base, const EngineLock *request)
@@ -387,7 +473,9 @@ static int dlm_lock(Engine *base, const EngineLock *request)
 
         call.name_len = request->name_len;
         memcpy(call.name, request->name, request->name_len);
-        lock = lock_new(engine, request->id, space);
+        lock = engine_pay(engine) ? lock_new(engine, request->id, space) : NULL;
+        if (!lock)
+                return -ENOMEM;
         lock->wanted = request->mode;
         lock->has_value = (request->flags & DLM_LKF_VALBLK) != 0;
         r = lock_call(engine, lock, &call);
@@ -419,7 +507,7 @@ static int dlm_convert(Engine *base, uint32_t id, LockMode mode, uint32_t flags,
          * we send in place: zeroes. */
         if (writes)
                 memcpy(call.value, value, VALUE_LEN);
-        r = lock_call(engine, lock, &call);
+        r = engine_pay(engine) ? lock_call(engine, lock, &call) : -ENOMEM;
         if (r < 0)
                 return r;
         lock->state = DLM_LOCK_CONVERTING;
@@ -437,8 +525,6 @@ static int dlm_unlock(Engine *base, uint32_t id, uint32_t flags, const uint8_t *
 {
         DlmEngine *engine = dlm_engine(base);
         DlmLock *lock = lock_find(engine, id);
-        DlmCall call = { .verb = DLM_VERB_UNLOCK, .flags = flags };
-        int r;
 
         if (!lock)
                 return -ESTALE;
@@ -447,21 +533,21 @@ static int dlm_unlock(Engine *base, uint32_t id, uint32_t flags, const uint8_t *
         if (flags & ~(DLM_LKF_VALBLK | DLM_LKF_IVVALBLK))
                 return -EINVAL;
 
+        memset(lock->new_value, 0, VALUE_LEN);
+        lock->unlock_flags = flags;
         if (!lock->has_value) {
                 /* VALBLK after a request without it: zeroes are published when
                  * the master is another node. */
-                call.flags = 0;
+                lock->unlock_flags = 0;
         } else if (flags & DLM_LKF_VALBLK && value) {
-                memcpy(call.value, value, VALUE_LEN);
+                memcpy(lock->new_value, value, VALUE_LEN);
         } else if (mode_is_writer(lock->mode)) {
                 /* The kernel publishes what we send, asked or not. */
-                call.flags |= DLM_LKF_VALBLK | (lock->is_lost ? DLM_LKF_IVVALBLK : 0);
-                memcpy(call.value, lock->value, VALUE_LEN);
+                lock->unlock_flags |= DLM_LKF_VALBLK | (lock->is_lost ? DLM_LKF_IVVALBLK : 0);
+                memcpy(lock->new_value, lock->value, VALUE_LEN);
         }
-        r = lock_call(engine, lock, &call);
-        if (r < 0)
-                return r;
         lock->state = DLM_LOCK_UNLOCKING;
+        engine_give_back(engine, lock);
         trace("dlm: lock %u: unlock, flags %#x", id, flags);
         return 0;
 }
@@ -470,7 +556,6 @@ static void dlm_cancel(Engine *base, uint32_t id)
 {
         DlmEngine *engine = dlm_engine(base);
         DlmLock *lock = lock_find(engine, id);
-        DlmCall call = { .verb = DLM_VERB_CANCEL };
 
         if (!lock || lock->is_cancelling || !lock->space->channel)
                 return;
@@ -478,18 +563,7 @@ static void dlm_cancel(Engine *base, uint32_t id)
                 return;
         trace("dlm: lock %u: cancel", id);
         lock->is_cancelling = TRUE;
-        if (dlm_channel_withdraw(lock->space->channel, id)) {
-                DlmReport *report = g_new0(DlmReport, 1);
-
-                report->mail.deliver = dlm_engine_deliver_report;
-                report->kind = DLM_REPORT_COMPLETED;
-                report->lockspace = lock->space->id;
-                report->result.id = id;
-                report->result.status = -ECANCELED;
-                dlm_engine_post_later(engine, &report->mail);
-        } else {
-                lock_call(engine, lock, &call);
-        }
+        engine_give_back(engine, lock);
 }
 
 /* --- what it goes on needing --- */

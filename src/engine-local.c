@@ -25,7 +25,7 @@ typedef struct LocalEngine {
         GHashTable *lockspaces;                 /* id => LocalLockspace, owned */
         GHashTable *names;                      /* name => LocalLockspace */
         uint32_t last_lockspace;
-        IdArray *locks;                         /* of LocalLock, owned; also those gone but not told */
+        IdArray locks;                          /* of LocalLock, owned; also those gone but not told */
         GQueue idle;                            /* of LocalResource: unused, but kept; the longest unused first */
         LocalEvents events;
         GSource *source;
@@ -77,6 +77,7 @@ static LocalLockspace *find_lockspace(LocalEngine *e, uint32_t id)
         return g_hash_table_lookup(e->lockspaces, GUINT_TO_POINTER(id));
 }
 
+/* NULL: no memory. */
 static LocalResource *get_resource(LocalEngine *e, LocalLockspace *ls, const uint8_t *bytes, size_t len)
 {
         LocalName name = { .bytes = bytes, .len = len };
@@ -86,6 +87,8 @@ static LocalResource *get_resource(LocalEngine *e, LocalLockspace *ls, const uin
                 g_queue_unlink(&e->idle, local_resource_link(resource));
         if (!resource) {
                 resource = local_resource_new(ls->id, &name, &e->events);
+                if (!resource)
+                        return NULL;
                 g_hash_table_insert(ls->resources, (void *)local_resource_name(resource), resource);
         }
         return resource;
@@ -124,19 +127,35 @@ static void queue_done(LocalEngine *e, EngineDone *done, void *data, int status,
 
 static LocalLock *find_lock(LocalEngine *e, uint32_t id)
 {
-        return id_array_find(e->locks, id);
+        return id_array_find(&e->locks, id);
+}
+
+/* NULL: no memory. */
+static LocalLock *lock_new(LocalEngine *e, uint32_t id)
+{
+        LocalLock *lock = memory_take0(&spares, LocalLock);
+
+        if (!lock)
+                return NULL;
+        lock->id = id;
+        lock->busy = TRUE;
+        if (!id_array_add(&e->locks, id, lock)) {
+                memory_give(&spares, lock);
+                return NULL;
+        }
+        return lock;
 }
 
 static void forget_lock(LocalEngine *e, LocalLock *lock)
 {
-        id_array_set(e->locks, lock->id, NULL);
+        id_array_remove(&e->locks, lock->id);
         memory_give(&spares, lock);
 }
 
 /* Those of @lockspace; 0: all. */
 static void forget_locks(LocalEngine *e, uint32_t lockspace)
 {
-        for (uint32_t id = 0; id < e->locks->len; id++) {
+        for (uint32_t id = 0; id < e->locks.len; id++) {
                 LocalLock *lock = find_lock(e, id);
 
                 if (lock && (lockspace == 0 || (lock->resource && local_resource_lockspace(lock->resource) == lockspace)))
@@ -235,7 +254,6 @@ static gboolean local_start(const Options *options, const EngineEvents *events, 
         e->engine = (Engine){ .ops = &engine_local_ops, .events = events, .events_data = data };
         e->lockspaces = g_hash_table_new_full(NULL, NULL, NULL, lockspace_free);
         e->names = g_hash_table_new(g_str_hash, g_str_equal);
-        e->locks = id_array_new();
         e->source = g_source_new(&source_funcs, sizeof(LocalSource));
         ((LocalSource *)e->source)->engine = e;
         g_source_set_static_name(e->source, "engine-local");
@@ -255,7 +273,7 @@ static void local_stop(Engine *engine)
         g_hash_table_unref(e->names);
         g_hash_table_unref(e->lockspaces);
         forget_locks(e, 0);
-        id_array_free(e->locks);
+        id_array_clear(&e->locks);
         g_free(e);
 }
 
@@ -356,11 +374,14 @@ static int local_lock(Engine *engine, const EngineLock *lock)
                 return -EINVAL;
         g_assert(lock->id != 0 && !find_lock(e, lock->id));
 
-        l = memory_take0(&spares, LocalLock);
-        l->id = lock->id;
-        l->busy = TRUE;
-        id_array_set(e->locks, l->id, l);
+        l = lock_new(e, lock->id);
+        if (!l)
+                return -ENOMEM;
         resource = get_resource(e, ls, lock->name, lock->name_len);
+        if (!resource) {
+                forget_lock(e, l);
+                return -ENOMEM;
+        }
         local_resource_request(resource, l, lock->mode, lock->flags);
         drop_resource_if_unused(e, resource);
         return 0;

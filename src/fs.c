@@ -3,6 +3,7 @@
 #include "handle.h"
 #include "lock.h"
 #include "lockspace.h"
+#include "memory.h"
 #include "metrics.h"
 #include "name.h"
 #include "permission.h"
@@ -412,6 +413,8 @@ static void open_text(fuse_req_t req, struct fuse_file_info *fi, GString *text)
 {
         Handle *handle = handle_new_text(fs_tree(req), text);
 
+        if (!handle)
+                return reply_result(req, "open", -ENOMEM);
         fi->fh = handle->id;
         fi->direct_io = 1;
         fi->noflush = 1;
@@ -423,6 +426,8 @@ static void open_file(fuse_req_t req, Resource *resource, struct fuse_file_info 
 {
         Handle *handle = handle_new_file(resource, HANDLE_FILE, caller_may_write(req, resource, fi->flags));
 
+        if (!handle)
+                return reply_result(req, "open", -ENOMEM);
         fi->fh = handle->id;
         fi->direct_io = 1;
         if (reply_open(req, fi) == -ENOENT)
@@ -614,6 +619,8 @@ static void fs_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         if (ino != FUSE_ROOT_ID && !get_node(req, "opendir", ino))
                 return;
         handle = handle_new_directory(fs_tree(req));
+        if (!handle)
+                return reply_result(req, "opendir", -ENOMEM);
         fi->fh = handle->id;
         if (reply_open(req, fi) == -ENOENT)
                 handle_free(handle);
@@ -679,7 +686,7 @@ static void fs_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset
 {
         Handle *handle = get_handle(req, fi);
         Tree *tree = fs_tree(req);
-        g_autofree char *buffer = g_malloc(size);
+        g_autofree char *buffer = memory_alloc0(size);
         Node *node = NULL;
         size_t used = 0;
 
@@ -688,6 +695,8 @@ static void fs_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset
                 if (!node)
                         return;
         }
+        if (!buffer)
+                return reply_result(req, "readdir", -ENOMEM);
         if (offset == 0)
                 g_clear_pointer(&handle->serials, g_array_unref);
         if (!handle->serials)

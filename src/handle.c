@@ -14,9 +14,15 @@ static Handle *handle_new(Tree *tree, HandleKind kind)
 {
         Handle *handle = memory_take0(&spares, Handle);
 
+        if (!handle)
+                return NULL;
         handle->tree = tree;
         handle->kind = kind;
         handle->id = id_table_add(&tree->handles, handle);
+        if (handle->id == 0) {
+                memory_give(&spares, handle);
+                return NULL;
+        }
         return handle;
 }
 
@@ -24,6 +30,8 @@ Handle *handle_new_file(Resource *resource, HandleKind kind, gboolean may_write)
 {
         Handle *handle = handle_new(resource->lockspace->tree, kind);
 
+        if (!handle)
+                return NULL;
         handle->may_write = may_write;
         holder_init(&handle->holder, resource, handle, kind == HANDLE_MODE ? BY_OPEN : BY_FLOCK);
         resource->opens++;
@@ -35,7 +43,10 @@ Handle *handle_new_text(Tree *tree, GString *text)
 {
         Handle *handle = handle_new(tree, HANDLE_TEXT);
 
-        handle->text = text;
+        if (handle)
+                handle->text = text;
+        else
+                g_string_free(text, TRUE);
         return handle;
 }
 
@@ -135,37 +146,42 @@ static int find_writer(Handle *handle, Lock **ret_lock)
         return 0;
 }
 
-static void lock_written(Lock *lock)
+static int lock_write(Lock *lock, const uint8_t *value)
 {
         Resource *resource = lock->resource;
+        int r;
 
+        r = resource_keep(resource);
+        if (r < 0)
+                return r;
+        memcpy(lock->value, value, VALUE_LEN);
         lock->dirty = TRUE;
         lock->lost = FALSE;
         resource_list_written(resource);
-        resource_keep(resource);
         resource->node.mtime_ns = time_ns();
         resource_saw_value(resource, lock->value);
+        return 0;
 }
 
 int handle_write(Handle *handle, const char *data, size_t size, off_t offset, gboolean append)
 {
+        uint8_t value[VALUE_LEN] = { 0 };
         Lock *lock;
         int r;
 
         r = find_writer(handle, &lock);
         if (r < 0)
                 return r;
-        if (lock->lost)
-                memset(lock->value, 0, VALUE_LEN);      /* what was lost is not to be mixed in */
+        if (!lock->lost)                        /* what was lost is not to be mixed in */
+                memcpy(value, lock->value, VALUE_LEN);
         if (append)
-                offset = value_size(lock->value);
+                offset = value_size(value);
         if (offset > VALUE_LEN || size > (size_t)(VALUE_LEN - offset))
                 return -EFBIG;
         if (size == 0)
                 return 0;
-        memcpy(lock->value + offset, data, size);
-        lock_written(lock);
-        return 0;
+        memcpy(value + offset, data, size);
+        return lock_write(lock, value);
 }
 
 int handle_truncate(Handle *handle, off_t size)
@@ -178,18 +194,18 @@ int handle_truncate(Handle *handle, off_t size)
                 return r;
         if (size < 0 || size > VALUE_LEN)
                 return -EFBIG;
-        handle_truncate_lock(lock, size);
-        return 0;
+        return handle_truncate_lock(lock, size);
 }
 
-void handle_truncate_lock(Lock *lock, off_t size)
+int handle_truncate_lock(Lock *lock, off_t size)
 {
+        uint8_t value[VALUE_LEN] = { 0 };
+
         if (!lock->lost && value_size(lock->value) <= size)
-                return;                         /* nothing is there to be cut: nothing is written */
-        if (lock->lost)
-                size = 0;
-        memset(lock->value + size, 0, VALUE_LEN - size);
-        lock_written(lock);
+                return 0;                       /* nothing is there to be cut: nothing is written */
+        if (!lock->lost)
+                memcpy(value, lock->value, size);
+        return lock_write(lock, value);
 }
 
 /* --- poll --- */

@@ -17,6 +17,7 @@ typedef struct FcntlHolder {
         Holder base;
         Owner *owner;
         GList link;                             /* in Owner.holders */
+        GSList of_handle;                       /* in Handle.fcntl */
 } FcntlHolder;
 
 static void holder_next(Holder *holder);
@@ -30,7 +31,7 @@ void holder_clear(Holder *holder)
 {
         g_assert(!holder->active && (!holder->waiting || g_queue_is_empty(holder->waiting)));
         lock_drop(g_steal_pointer(&holder->lock));
-        g_clear_pointer(&holder->waiting, g_queue_free);
+        g_clear_pointer(&holder->waiting, g_free);
 }
 
 static gboolean is_busy(const Holder *holder)
@@ -44,23 +45,25 @@ static Tree *holder_tree(const Holder *holder)
 }
 
 /* @request has its turn when this holder's earlier ones are through. */
-static void wait_for_turn(Holder *holder, Request *request)
+static int wait_for_turn(Holder *holder, Request *request)
 {
         if (!holder->waiting)
-                holder->waiting = g_queue_new();
+                holder->waiting = memory_new0(GQueue);
+        if (!holder->waiting)
+                return -ENOMEM;
         request_enqueue(request, holder->waiting);
+        return 0;
 }
 
-/* @request cannot be asked for now. -EAGAIN: nor may it wait for that. */
+/* @request cannot be asked for now. -EAGAIN: nor may it wait for that; -ENOMEM: nor can it. */
 static int put_off(Holder *holder, Request *request)
 {
         request_begin_wait(request);
         if (request->is_over_limit)
                 return -EAGAIN;
         if (is_busy(holder))
-                wait_for_turn(holder, request);
-        else
-                request_enqueue(request, &holder->resource->lockspace->postponed);
+                return wait_for_turn(holder, request);
+        request_enqueue(request, &holder->resource->lockspace->postponed);
         return 0;
 }
 
@@ -247,10 +250,8 @@ static int publish(Holder *holder, Request *request)
         request_begin_wait(request);
         if (request->is_over_limit && (is_busy(holder) || !lockspace_grants_locks(holder->resource->lockspace)))
                 return -ENOLCK;                 /* the value stays, and is published at the unlock */
-        if (is_busy(holder)) {
-                wait_for_turn(holder, request);
-                return 0;
-        }
+        if (is_busy(holder))
+                return wait_for_turn(holder, request);
         r = lock_request(holder->lock, holder->lock->mode, 0);
         if (r == 0)
                 holder->active = request;
@@ -379,38 +380,67 @@ Holder *fcntl_holder_find(Resource *resource, guint64 owner)
         return g_hash_table_size(holders) ? g_hash_table_lookup(holders, &key) : NULL;  /* each close asks */
 }
 
+/* NULL: no memory. */
 static Owner *owner_get(Tree *tree, guint64 id)
 {
         Owner *owner = g_hash_table_lookup(tree->owners, &id);
 
-        if (!owner) {
-                owner = memory_new0(Owner);
-                owner->id = id;
-                g_hash_table_add(tree->owners, owner);
-        }
+        if (owner)
+                return owner;
+        owner = memory_new0(Owner);
+        if (!owner)
+                return NULL;
+        owner->id = id;
+        g_hash_table_add(tree->owners, owner);
         return owner;
+}
+
+static void remember(Handle *handle, FcntlHolder *holder)
+{
+        holder->base.handle = handle;
+        holder->of_handle.next = handle->fcntl;
+        handle->fcntl = &holder->of_handle;
+}
+
+static void forget(FcntlHolder *holder)
+{
+        Handle *handle = holder->base.handle;
+
+        handle->fcntl = g_slist_remove_link(handle->fcntl, &holder->of_handle);
+}
+
+static FcntlHolder *fcntl_holder_new(Resource *resource, guint64 owner, LockBy by, Handle *handle)
+{
+        Tree *tree = resource->lockspace->tree;
+        FcntlHolder *holder = memory_new0(FcntlHolder);
+
+        if (!holder)
+                return NULL;
+        holder->owner = owner_get(tree, owner);
+        if (!holder->owner) {
+                g_free(holder);
+                return NULL;
+        }
+        holder_init(&holder->base, resource, handle, by);
+        holder->base.owner = owner;
+        holder->link.data = holder->of_handle.data = holder;
+        g_queue_push_tail_link(&holder->owner->holders, &holder->link);
+        g_hash_table_add(tree->fcntl_holders, holder);
+        remember(handle, holder);
+        return holder;
 }
 
 Holder *fcntl_holder_get(Resource *resource, guint64 owner, LockBy by, Handle *handle)
 {
-        Tree *tree = resource->lockspace->tree;
         FcntlHolder *holder = (FcntlHolder *)fcntl_holder_find(resource, owner);
 
         if (!holder) {
-                holder = memory_new0(FcntlHolder);
-                holder_init(&holder->base, resource, handle, by);
-                holder->base.owner = owner;
-                holder->owner = owner_get(tree, owner);
-                holder->link.data = holder;
-                g_queue_push_tail_link(&holder->owner->holders, &holder->link);
-                g_hash_table_add(tree->fcntl_holders, holder);
-                handle->fcntl = g_slist_prepend(handle->fcntl, holder);
+                holder = fcntl_holder_new(resource, owner, by, handle);
         } else if (holder->base.handle != handle) {
-                holder->base.handle->fcntl = g_slist_remove(holder->base.handle->fcntl, holder);
-                holder->base.handle = handle;
-                handle->fcntl = g_slist_prepend(handle->fcntl, holder);
+                forget(holder);
+                remember(handle, holder);
         }
-        return &holder->base;
+        return (Holder *)holder;
 }
 
 void fcntl_holder_leave_handle(Holder *holder)
@@ -419,9 +449,8 @@ void fcntl_holder_leave_handle(Holder *holder)
         const Request *request = holder->active ? holder->active : holder->waiting ? g_queue_peek_head(holder->waiting) : NULL;
 
         if (request && request->handle != handle) {     /* another thread waits, through a file of its own */
-                handle->fcntl = g_slist_remove(handle->fcntl, holder);
-                holder->handle = request->handle;
-                holder->handle->fcntl = g_slist_prepend(holder->handle->fcntl, holder);
+                forget((FcntlHolder *)holder);
+                remember(request->handle, (FcntlHolder *)holder);
                 holder_unlock(holder);
                 return;
         }
@@ -439,7 +468,7 @@ void fcntl_holder_put(Holder *base)
         if (base->lock || base->active || (base->waiting && !g_queue_is_empty(base->waiting)))
                 return;
         g_hash_table_remove(tree->fcntl_holders, base);
-        base->handle->fcntl = g_slist_remove(base->handle->fcntl, base);
+        forget(holder);
         g_queue_unlink(&owner->holders, &holder->link);
         if (g_queue_is_empty(&owner->holders)) {
                 g_hash_table_remove(tree->owners, &owner->id);

@@ -1,23 +1,42 @@
 #include "id-array.h"
+#include <stdlib.h>
+#include <string.h>
 
-IdArray *id_array_new(void)
-{
-        return g_ptr_array_new();
-}
+#define LEN_MIN 64
 
 void *id_array_find(const IdArray *array, uint32_t id)
 {
-        return id < array->len ? g_ptr_array_index(array, id) : NULL;
+        return id < array->len ? array->objects[id] : NULL;
 }
 
-void id_array_set(IdArray *array, uint32_t id, void *object)
+static gboolean grow(IdArray *array, uint32_t id)
 {
-        if (id >= array->len)
-                g_ptr_array_set_size(array, MAX(id + 1, MIN(2 * array->len, G_MAXINT / 2)));
-        g_ptr_array_index(array, id) = object;
+        const gsize len = MAX((gsize)id + 1, MAX(LEN_MIN, 2 * (gsize)array->len));
+        void **objects = realloc(array->objects, len * sizeof(*objects));
+
+        if (!objects)
+                return FALSE;
+        memset(objects + array->len, 0, (len - array->len) * sizeof(*objects));
+        array->objects = objects;
+        array->len = len;
+        return TRUE;
 }
 
-void id_array_free(IdArray *array)
+gboolean id_array_add(IdArray *array, uint32_t id, void *object)
 {
-        g_ptr_array_unref(array);
+        if (id >= array->len && !grow(array, id))
+                return FALSE;
+        array->objects[id] = object;
+        return TRUE;
+}
+
+void id_array_remove(IdArray *array, uint32_t id)
+{
+        array->objects[id] = NULL;
+}
+
+void id_array_clear(IdArray *array)
+{
+        g_free(array->objects);
+        *array = (IdArray){ 0 };
 }

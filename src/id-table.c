@@ -1,4 +1,5 @@
 #include "id-table.h"
+#include <stdlib.h>
 
 void id_table_init(IdTable *table)
 {
@@ -15,6 +16,18 @@ static gboolean is_free(const void *slot)
         return GPOINTER_TO_SIZE(slot) & 1;
 }
 
+static gboolean grow(IdTable *table)
+{
+        const uint32_t size = MAX(64, table->size * 2);
+        void **slots = realloc(table->slots, size * sizeof(*slots));
+
+        if (!slots)
+                return FALSE;
+        table->slots = slots;
+        table->size = size;
+        return TRUE;
+}
+
 uint32_t id_table_add(IdTable *table, void *object)
 {
         uint32_t id = table->free;
@@ -23,10 +36,8 @@ uint32_t id_table_add(IdTable *table, void *object)
         if (id) {
                 table->free = GPOINTER_TO_SIZE(table->slots[id]) >> 1;
         } else {
-                if (table->used >= table->size) {
-                        table->size = MAX(64, table->size * 2);
-                        table->slots = g_renew(void *, table->slots, table->size);
-                }
+                if (table->used >= table->size && !grow(table))
+                        return 0;
                 id = table->used++;
         }
         table->slots[id] = object;

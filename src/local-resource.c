@@ -45,7 +45,8 @@ struct LocalResource {
         uint32_t waiters[MODE_COUNT];           /* waiting locks by wanted mode */
         uint32_t irregular;                     /* queued ones for which is_irregular() */
         gboolean lost;                          /* VALNOTVALID */
-        uint8_t *value;                         /* NULL: never written */
+        gboolean has_value;                     /* it was written */
+        uint8_t value[VALUE_LEN];               /* here, since who unlocks must not need memory for it */
         uint8_t name_bytes[];
 };
 
@@ -70,6 +71,8 @@ LocalResource *local_resource_new(uint32_t lockspace, const LocalName *name, Loc
 {
         LocalResource *r = memory_alloc0(sizeof(LocalResource) + name->len);
 
+        if (!r)
+                return NULL;
         memcpy(r->name_bytes, name->bytes, name->len);
         r->name = (LocalName){ .bytes = r->name_bytes, .len = name->len };
         r->link.data = r;
@@ -100,15 +103,11 @@ gboolean local_resource_is_unused(const LocalResource *r)
 
 void local_resource_forget_value(LocalResource *r)
 {
-        g_clear_pointer(&r->value, g_free);
-        r->lost = FALSE;
+        r->has_value = r->lost = FALSE;
 }
 
 void local_resource_free(LocalResource *r)
 {
-        if (!r)
-                return;
-        local_resource_forget_value(r);
         g_free(r);
 }
 
@@ -271,8 +270,7 @@ static void write_value(LocalResource *r, uint32_t flags, const uint8_t *value)
         if (flags & DLM_LKF_IVVALBLK) {
                 r->lost = TRUE;
         } else if (flags & DLM_LKF_VALBLK) {
-                if (!r->value)
-                        r->value = g_malloc(VALUE_LEN);
+                r->has_value = TRUE;
                 memcpy(r->value, value, VALUE_LEN);
                 r->lost = FALSE;
         }
@@ -285,7 +283,7 @@ static gboolean shows_lost(const LocalResource *r, const LocalLock *lock)
         if (!r->lost || writes_value(lock->granted, lock->wanted))
                 return FALSE;
         if (reads_value(lock->granted, lock->wanted))
-                return (lock->flags & DLM_LKF_VALBLK) && r->value;
+                return (lock->flags & DLM_LKF_VALBLK) && r->has_value;
         return TRUE;
 }
 
@@ -311,7 +309,7 @@ static void grant(LocalLock *lock, const uint8_t *value)
 
         event = complete(lock, 0);
         event->has_value = has_value;
-        if (has_value && r->value)
+        if (has_value && r->has_value)
                 memcpy(event->value, r->value, VALUE_LEN);
 }
 

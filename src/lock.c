@@ -76,6 +76,7 @@ static void set_dropping(Lock *lock)
 int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_lock)
 {
         Tree *tree = resource->lockspace->tree;
+        uint32_t id;
         Lock *lock;
         int r;
 
@@ -85,13 +86,21 @@ int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_loc
                         return r;
         }
         lock = memory_take0(&spares, Lock);
+        id = lock ? id_table_add(&tree->locks, lock) : 0;
+        if (id == 0) {
+                if (lock)
+                        memory_give(&spares, lock);
+                if (!is_internal(by))
+                        users_discharge(tree->users, uid, USER_LOCK);
+                return -ENOMEM;
+        }
+        lock->id = id;
         lock->is_charged = !is_internal(by);
         lock->by = by;
         lock->uid = uid;
         lock->pid = pid;
         lock->resource = resource;
         lock->link.data = lock;
-        lock->id = id_table_add(&tree->locks, lock);
         g_queue_push_tail_link(&resource->locks, &lock->link);
         resource->lockspace->all_locks++;
         *ret_lock = lock;
@@ -117,8 +126,7 @@ void lock_free(Lock *lock)
         lockspace_ref(lockspace);               /* the resource may be its last user */
         lockspace->all_locks--;
         resource_release(resource);
-        if (lockspace->all_locks == 0)
-                lockspace_drained(lockspace);
+        lockspace_lock_freed(lockspace);
         lockspace_unref(lockspace);
 }
 

@@ -15,7 +15,7 @@
  *                       save: each keeper reads its value …
  *   saved_read          … and is unlocked; when the last has, we drain: the
  *                       unlocks on their way end …
- *   lockspace_drained   … and the engine is to release it
+ *   drained             … and the engine is to release it
  *   released            done; or EBUSY: restore: each value is written back
  *                       under EX, unless somebody has it there now, and the
  *                       keepers are back
@@ -24,6 +24,7 @@
 
 typedef struct SavedValue {
         Resource *resource;                     /* listed, so it stays */
+        Lock *lock;                             /* to put it back with; the engine has not heard of it */
         gboolean is_lost;
         uint8_t value[VALUE_LEN];
 } SavedValue;
@@ -291,9 +292,8 @@ static void restore(Lockspace *lockspace, int status)
         lockspace->pending = 1;
         for (guint i = 0; i < lockspace->saved->len; i++) {
                 SavedValue *saved = &g_array_index(lockspace->saved, SavedValue, i);
-                Lock *lock;
+                Lock *lock = saved->lock;
 
-                g_assert(lock_new(saved->resource, BY_KEEPER, 0, 0, &lock) == 0);
                 lock_set_callbacks(lock, restore_locked, NULL, NULL);
                 lockspace->pending++;
                 status = lock_request(lock, MODE_EX, DLM_LKF_NOQUEUE);
@@ -330,9 +330,15 @@ static void engine_release(Lockspace *lockspace)
                 released(lockspace, r, lockspace->id);
 }
 
-void lockspace_drained(Lockspace *lockspace)
+/* The engine has heard of no lock any more. */
+static gboolean is_drained(const Lockspace *lockspace)
 {
-        if (lockspace->state == LOCKSPACE_DRAINING)
+        return lockspace->all_locks == lockspace->saved->len;
+}
+
+void lockspace_lock_freed(Lockspace *lockspace)
+{
+        if (lockspace->state == LOCKSPACE_DRAINING && is_drained(lockspace))
                 engine_release(lockspace);
 }
 
@@ -343,8 +349,8 @@ static void save_step_done(Lockspace *lockspace)
         if (lockspace->status < 0)
                 return restore(lockspace, lockspace->status);
         lockspace->state = LOCKSPACE_DRAINING;
-        if (lockspace->all_locks == 0)
-                lockspace_drained(lockspace);
+        if (is_drained(lockspace))
+                engine_release(lockspace);
 }
 
 static void saved_read(Lock *keeper, int status, void *data)
@@ -353,6 +359,8 @@ static void saved_read(Lock *keeper, int status, void *data)
         Lockspace *lockspace = resource->lockspace;
         SavedValue saved = { .resource = resource, .is_lost = keeper->lost || status == -EIO };
 
+        if (status != -ENOMEM)
+                status = lock_new(resource, BY_KEEPER, 0, 0, &saved.lock) < 0 ? -ENOMEM : status;
         if (status == -ENOMEM) {                /* what it keeps is not known: it stays, and so does the lockspace */
                 lock_set_callbacks(keeper, NULL, NULL, NULL);
                 lockspace->status = status;

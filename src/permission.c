@@ -1,4 +1,5 @@
 #include "permission.h"
+#include "memory.h"
 #include "resource.h"
 #include <fcntl.h>
 
@@ -20,7 +21,9 @@ static int in_group(fuse_req_t req, gid_t gid)
         n = fuse_req_getgroups(req, 0, NULL);
         if (n < 0)
                 return -1;
-        groups = g_new0(gid_t, n + 1);
+        groups = memory_alloc0((n + 1) * sizeof(*groups));
+        if (!groups)
+                return -1;
         n = MIN(n, fuse_req_getgroups(req, n, groups));
         for (int i = 0; i < n; i++)
                 if (groups[i] == gid)

@@ -45,10 +45,23 @@ static void request_restart(Request *request)
         holder_lock(request->holder, request);
 }
 
+/* Want of memory, as flock(2) and fcntl(2) call it and as others do. */
+static int fitting(RequestKind kind, int status)
+{
+        const gboolean is_locking = kind == REQUEST_FLOCK || kind == REQUEST_SETLK || kind == REQUEST_GETLK;
+
+        return status == -ENOMEM && is_locking ? -ENOLCK : status;
+}
+
+/* NULL: no memory, and it was answered. */
 static Request *request_new(fuse_req_t req, RequestKind kind)
 {
         Request *request = memory_take0(&spares, Request);
 
+        if (!request) {
+                reply_result(req, "request", fitting(kind, -ENOMEM));
+                return NULL;
+        }
         request->req = req;
         request->kind = kind;
         request->link.data = request;
@@ -91,13 +104,13 @@ static void answer_open(Request *request, int status)
         Handle *handle = request->holder->handle;
         struct fuse_file_info fi = { .flags = request->flags, .fh = handle->id, .direct_io = 1, .nonseekable = 0, .noflush = 1 };
 
+        if (status == 0 && request->is_truncating && mode_is_writer(handle->holder.lock->mode))
+                status = handle_truncate_lock(handle->holder.lock, 0);
         if (status < 0) {
                 reply_result(request->req, "open", status);
                 handle_free(handle);
                 return;
         }
-        if (request->is_truncating && mode_is_writer(handle->holder.lock->mode))
-                handle_truncate_lock(handle->holder.lock, 0);
         if (reply_open(request->req, &fi) == -ENOENT)   /* the caller was killed meanwhile */
                 handle_free(handle);
 }
@@ -122,8 +135,7 @@ void request_answer(Request *request, int status)
                 status = -ENOLCK;               /* counts as no refusal: it was no try */
         if (request->holder && request->kind != REQUEST_FSYNC)
                 metrics_count(&request->holder->resource->lockspace->metrics, status, waited_us(request, status));
-        if (status == -ENOMEM && (request->kind == REQUEST_FLOCK || request->kind == REQUEST_SETLK || request->kind == REQUEST_GETLK))
-                status = -ENOLCK;               /* as flock(2) and fcntl(2) call it */
+        status = fitting(request->kind, status);
         request_settle(request);
         switch (request->kind) {
         case REQUEST_OPEN:
@@ -202,6 +214,8 @@ void request_flock(fuse_req_t req, Handle *handle, int op)
 {
         Request *request = request_new(req, REQUEST_FLOCK);
 
+        if (!request)
+                return;
         request->mode = (op & ~LOCK_NB) == LOCK_EX ? MODE_EX : MODE_PR;
         request->wait = !(op & LOCK_NB);
         holder_lock(&handle->holder, request);
@@ -209,23 +223,34 @@ void request_flock(fuse_req_t req, Handle *handle, int op)
 
 void request_setlk(fuse_req_t req, Handle *handle, guint64 owner, const struct flock *flock, gboolean wait)
 {
-        Request *request = request_new(req, REQUEST_SETLK);
         Resource *resource = handle->holder.resource;
         Holder *holder = fcntl_holder_find(resource, owner);
         LockBy by = holder ? holder->by : handle_fcntl_by(handle, owner, fuse_req_ctx(req)->pid);
+        Request *request = request_new(req, REQUEST_SETLK);
 
+        if (!request)
+                return;
         request->mode = flock->l_type == F_WRLCK ? MODE_EX : MODE_PR;
         request->wait = wait;
         request->handle = handle;
         request->pid = flock->l_pid;
-        holder_lock(fcntl_holder_get(resource, owner, by, handle), request);
+        holder = fcntl_holder_get(resource, owner, by, handle);
+        if (holder)
+                holder_lock(holder, request);
+        else
+                request_answer(request, -ENOMEM);
 }
 
 void request_open_mode(fuse_req_t req, Resource *resource, LockMode mode, const struct fuse_file_info *fi)
 {
-        Request *request = request_new(req, REQUEST_OPEN);
         Handle *handle = handle_new_file(resource, HANDLE_MODE, TRUE);
+        Request *request;
 
+        if (!handle)
+                return reply_result(req, "open", -ENOMEM);
+        request = request_new(req, REQUEST_OPEN);
+        if (!request)
+                return handle_free(handle);
         request->mode = mode;
         request->wait = !(fi->flags & O_NONBLOCK);
         request->flags = fi->flags;
@@ -239,18 +264,29 @@ void request_fsync(fuse_req_t req, Handle *handle)
         Request *request = request_new(req, REQUEST_FSYNC);
         Lock *lock = handle_find_lock(handle);
 
+        if (!request)
+                return;
         request->wait = TRUE;
         holder_sync(lock ? lock->data : &handle->holder, request);
 }
 
 /* --- details --- */
 
+/* NULL: no memory, and it was answered. */
 static Detail *detail_new(fuse_req_t req, RequestKind kind, void (*start)(Request *request))
 {
         Detail *detail = memory_new0(Detail);
 
+        if (!detail) {
+                reply_result(req, "request", fitting(kind, -ENOMEM));
+                return NULL;
+        }
         detail->tree = fuse_req_userdata(req);
         detail->request = request_new(req, kind);
+        if (!detail->request) {
+                g_free(detail);
+                return NULL;
+        }
         detail->request->detail = detail;
         detail->request->wait = TRUE;
         detail->request->start = start;
@@ -380,6 +416,8 @@ static Detail *detail_new_resource(fuse_req_t req, RequestKind kind, Resource *r
 {
         Detail *detail = detail_new(req, kind, start);
 
+        if (!detail)
+                return NULL;
         detail->resource = resource;
         resource->opens++;
         return detail;
@@ -389,6 +427,8 @@ void request_read(fuse_req_t req, Resource *resource, size_t size, off_t offset)
 {
         Detail *detail = detail_new_resource(req, REQUEST_READ, resource, value_start);
 
+        if (!detail)
+                return;
         detail->size = size;
         detail->offset = offset;
         value_start(detail->request);
@@ -396,7 +436,10 @@ void request_read(fuse_req_t req, Resource *resource, size_t size, off_t offset)
 
 void request_getxattr_value(fuse_req_t req, Resource *resource)
 {
-        value_start(detail_new_resource(req, REQUEST_GETXATTR, resource, value_start)->request);
+        Detail *detail = detail_new_resource(req, REQUEST_GETXATTR, resource, value_start);
+
+        if (detail)
+                value_start(detail->request);
 }
 
 /* --- F_GETLK --- */
@@ -473,6 +516,8 @@ void request_getlk(fuse_req_t req, Handle *handle, guint64 owner, const struct f
                 return;
         }
         detail = detail_new_resource(req, REQUEST_GETLK, resource, getlk_start);
+        if (!detail)
+                return;
         detail->type = flock->l_type;
         getlk_start(detail->request);
 }
@@ -491,8 +536,10 @@ static void locks_done(void *data, int status, const GArray *locks)
                 return detail_fail(detail, status);
         if (locks)
                 control_locks_add_foreign(detail->text, locks);
-        req = detail_take_req(detail);
         handle = handle_new_text(detail->tree, g_steal_pointer(&detail->text));
+        if (!handle)
+                return detail_fail(detail, -ENOMEM);
+        req = detail_take_req(detail);
         detail->fi.fh = handle->id;
         detail->fi.direct_io = 1;
         detail->fi.noflush = 1;
@@ -504,9 +551,11 @@ static void locks_done(void *data, int status, const GArray *locks)
 void request_open_locks(fuse_req_t req, Lockspace *lockspace, const struct fuse_file_info *fi)
 {
         Detail *detail = detail_new(req, REQUEST_LOCKS, NULL);
-        Engine *engine = detail->tree->engine;
+        Engine *engine = lockspace->tree->engine;
         int r;
 
+        if (!detail)
+                return;
         request_begin_wait(detail->request);
         detail->lockspace = lockspace_ref(lockspace);
         detail->fi = *fi;
@@ -553,24 +602,27 @@ static void mkdir_done(void *data, int status, uint32_t id)
 void request_mkdir(fuse_req_t req, Tree *tree, const char *name, mode_t mode)
 {
         const struct fuse_ctx *ctx = fuse_req_ctx(req);
-        Detail *detail = detail_new(req, REQUEST_MKDIR, NULL);
         const EngineAttr attr = { .uid = ctx->uid, .gid = ctx->gid, .mode = mode & 0777 };
+        Detail *detail = detail_new(req, REQUEST_MKDIR, NULL);
         int r = lockspace_name_check(name);
 
+        if (!detail)
+                return;
         if (r == 0 && tree->shutting_down)
                 r = -ESHUTDOWN;
         if (r == 0 && g_hash_table_contains(tree->lockspaces, name))
                 r = -EEXIST;
         if (r == 0 && g_hash_table_contains(tree->making, name))
                 r = -EBUSY;
+        if (r == 0 && !(detail->name = memory_strdup(name)))
+                r = -ENOMEM;
         if (r < 0)
                 return detail_fail(detail, r);
         request_begin_wait(detail->request);
-        detail->name = g_strdup(name);
         detail->mode = mode & 07777;
         detail->uid = ctx->uid;
         detail->gid = ctx->gid;
-        g_hash_table_add(tree->making, g_strdup(name));
+        g_hash_table_add(tree->making, detail->name);
         detail->timer = g_timeout_add_seconds(tree->options->wait_s, too_slow, detail);
         r = tree->engine->ops->create(tree->engine, name, &attr, mkdir_done, detail);
         if (r < 0)
@@ -595,6 +647,8 @@ void request_rmdir(fuse_req_t req, Lockspace *lockspace)
         Detail *detail = detail_new(req, REQUEST_RMDIR, NULL);
         int r;
 
+        if (!detail)
+                return;
         request_begin_wait(detail->request);
         detail->lockspace = lockspace_ref(lockspace);
         detail->timer = g_timeout_add_seconds(detail->tree->options->wait_s, too_slow, detail);
@@ -628,6 +682,8 @@ void request_set_attr(fuse_req_t req, Lockspace *lockspace, const EngineAttr *at
         const EngineAttr device = { .uid = attr->uid, .gid = attr->gid, .mode = attr->mode & 0777 };
         int r;
 
+        if (!detail)
+                return;
         request_begin_wait(detail->request);
         detail->lockspace = lockspace_ref(lockspace);
         detail->mode = attr->mode;

@@ -1,6 +1,7 @@
 #include "resource.h"
 #include "lock.h"
 #include "lockspace.h"
+#include "memory.h"
 #include <errno.h>
 #include <string.h>
 
@@ -43,7 +44,11 @@ int resource_get(Lockspace *lockspace, const uint8_t *name, size_t len, uid_t ui
                 r = users_charge(lockspace->tree->users, uid, USER_FILE);
                 if (r < 0)
                         return r;
-                resource = g_malloc0(sizeof(Resource) + len);
+                resource = memory_alloc0(sizeof(Resource) + len);
+                if (!resource) {
+                        users_discharge(lockspace->tree->users, uid, USER_FILE);
+                        return -ENOMEM;
+                }
                 resource->node.kind = NODE_RESOURCE;
                 resource->lockspace = lockspace_ref(lockspace);
                 resource->charged_uid = uid;
@@ -151,21 +156,25 @@ static void keeper_done(Lock *keeper, int status, void *data)
         lock_drop(g_steal_pointer(&resource->keeper));
 }
 
-void resource_keep(Resource *resource)
+int resource_keep(Resource *resource)
 {
         Lock *keeper;
+        int r;
 
-        if (resource->keeper || !resource->is_listed)
-                return;
+        if (resource->keeper || !resource->is_named)
+                return 0;
         /* NL with EXPEDITE is granted whoever holds or waits, and the engine has
          * it before the unlock that publishes the value. */
-        if (lock_new(resource, BY_KEEPER, 0, 0, &keeper) < 0)
-                return;
+        r = lock_new(resource, BY_KEEPER, 0, 0, &keeper);
+        if (r < 0)
+                return r;
         lock_set_callbacks(keeper, keeper_done, NULL, resource);
-        if (lock_request(keeper, MODE_NL, DLM_LKF_EXPEDITE) < 0)
+        r = lock_request(keeper, MODE_NL, DLM_LKF_EXPEDITE);
+        if (r < 0)
                 lock_drop(keeper);
         else
                 resource->keeper = keeper;
+        return r;
 }
 
 unsigned value_size(const uint8_t *value)

@@ -186,7 +186,7 @@ gboolean tree_new(const Options *options, const EngineOps *ops, Tree **ret_tree,
         tree->nodes = g_hash_table_new(g_int64_hash, g_int64_equal);
         tree->lockspaces = g_hash_table_new(g_str_hash, g_str_equal);
         tree->engine_lockspaces = g_hash_table_new(NULL, NULL);
-        tree->making = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+        tree->making = g_hash_table_new(g_str_hash, g_str_equal);
         tree->owners = g_hash_table_new(g_int64_hash, g_int64_equal);
         tree->fcntl_holders = g_hash_table_new(fcntl_holder_hash, fcntl_holder_equal);
         id_table_init(&tree->locks);

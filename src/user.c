@@ -1,4 +1,5 @@
 #include "user.h"
+#include "memory.h"
 #include <errno.h>
 
 #define THINGS (USER_WAITER + 1)
@@ -33,7 +34,9 @@ int users_charge(Users *users, uid_t uid, UserThing thing)
                 return 0;
         user = g_hash_table_lookup(users->users, &key);
         if (!user) {
-                user = g_new0(User, 1);
+                user = memory_new0(User);
+                if (!user)
+                        return -ENOMEM;
                 user->uid = key;
                 g_hash_table_add(users->users, user);
         }

@@ -1,11 +1,15 @@
 /*
  * Faults for a daemon that runs: preloaded into it (LD_PRELOAD), this library
- * makes chosen system calls fail, or read less than there is. What is to fail
+ * makes chosen calls fail, or read less than there is. What is to fail
  * stands in a file that $LOCKSPACEFS_INJECT names, mapped by both sides, so
  * that a test changes it under a mount and sees what happened: test/inject.py.
  *
  * Calls are counted while they match. The first @skip go through, of the next
  * @count each @every'th fails, and all after them go through.
+ *
+ * Of malloc() and its like only those count that one program or library makes
+ * itself: GLib ends the program when one of its own fails, so that its would
+ * tell nothing.
  */
 #undef _FILE_OFFSET_BITS                       /* it would make open() another name of open64() */
 #include <dlfcn.h>
@@ -31,6 +35,7 @@ typedef enum Kind {                             /* in the order of inject.py */
         KIND_EPOLL_CREATE,
         KIND_EPOLL_CTL,
         KIND_THREAD,
+        KIND_MALLOC,
 } Kind;
 
 typedef struct Plan {                           /* the file */
@@ -42,7 +47,7 @@ typedef struct Plan {                           /* the file */
         uint32_t every;                         /* 1: all of those */
         uint32_t seen;                          /* calls that matched */
         uint32_t injected;                      /* and of these, changed */
-        char path[256];                         /* how that of the file begins, of reads, writes and opens */
+        char path[256];                         /* how that of the file begins, of reads, writes and opens; of malloc: the caller's name */
 } Plan;
 
 static Plan nothing;
@@ -179,4 +184,32 @@ int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
 int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *), void *data)
 {
         return is_of_kind(KIND_THREAD) && strike() ? plan->error : NEXT(pthread_create)(thread, attr, run, data);
+}
+
+/* --- memory --- */
+
+static int strike_malloc(const void *caller)
+{
+        const char *slash;
+        Dl_info info;
+
+        if (!is_of_kind(KIND_MALLOC) || !dladdr(caller, &info))
+                return 0;
+        slash = strrchr(info.dli_fname, '/');
+        return is_path(slash ? slash + 1 : info.dli_fname) && strike();
+}
+
+void *malloc(size_t size)
+{
+        return strike_malloc(__builtin_return_address(0)) ? NULL : NEXT(malloc)(size);
+}
+
+void *calloc(size_t n, size_t size)
+{
+        return strike_malloc(__builtin_return_address(0)) ? NULL : NEXT(calloc)(n, size);
+}
+
+void *realloc(void *old, size_t size)
+{
+        return strike_malloc(__builtin_return_address(0)) ? NULL : NEXT(realloc)(old, size);
 }

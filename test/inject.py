@@ -7,6 +7,7 @@ What fails may fail whoever asked for it; but whatever does, afterwards nobody
 is kept out, nothing is left behind and what was written is there.
 """
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -15,13 +16,13 @@ import signal
 import struct
 from pathlib import Path
 
-from locking import is_free, locks, raw_lock
+from locking import getlk, is_free, locks, raw_lock
 from lockspacefs_test import errno_of, get, make_lockspace, opened, status, wait_until
 
 DLM_DEBUG = Path("/sys/kernel/debug/dlm")
 
 _PLAN = struct.Struct("=Ii6I256s")               # struct Plan of inject.c
-_KINDS = ["none", "read", "write", "open", "eventfd", "epoll_create", "epoll_ctl", "pthread_create"]
+_KINDS = ["none", "read", "write", "open", "eventfd", "epoll_create", "epoll_ctl", "pthread_create", "malloc"]
 
 
 class Injector:
@@ -44,7 +45,7 @@ class Injector:
 
     def fail(self, kind, error, **which):
         """From now on: after @skip such calls of the next @count each @every'th fails with this
-        errno. @path: only those on files whose path begins so."""
+        errno. @path: only those on files whose path begins so; of malloc, calls by that program or library."""
         self._set(kind, error=error, **which)
 
     def cut(self, length, **which):
@@ -78,7 +79,9 @@ class Life:
         self.value = None
 
     def step(self, name, function, *args):
-        self.errors[name] = errno_of(function, *args)
+        def run():
+            self.result = function(*args)
+        self.errors[name] = errno_of(run)
         return self.errors[name] == 0
 
     def step_raw(self, name, number):
@@ -96,7 +99,13 @@ class Life:
 
     def lock(self):
         """One file, through everything that flock can be."""
-        with opened(self.lockspace / "job", os.O_RDWR | os.O_CREAT) as fd, opened(self.lockspace / "job") as other:
+        with contextlib.ExitStack() as files:
+            def make():
+                return (files.enter_context(opened(self.lockspace / "job", os.O_RDWR | os.O_CREAT)),
+                        files.enter_context(opened(self.lockspace / "job")))
+            if not self.step("make", make):
+                return
+            fd, other = self.result
             if self.step("lock", fcntl.flock, fd, fcntl.LOCK_EX):
                 if self.step("write", os.write, fd, b"one"):
                     self.value = b"one"
@@ -105,6 +114,7 @@ class Life:
                 self.step("demote", fcntl.flock, fd, fcntl.LOCK_SH)
                 self.step("promote", fcntl.flock, fd, fcntl.LOCK_EX)
                 self.step("unlock", fcntl.flock, fd, fcntl.LOCK_UN)
+            self.step("getlk", getlk, "posix", fd)
             self.step("setlk", fcntl.lockf, other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def open(self):
@@ -116,9 +126,12 @@ class Life:
 
     def look(self):
         """Without a lock of one's own."""
-        self.step("read", get, self.lockspace / "job")
-        self.step("getxattr", os.getxattr, self.lockspace / "job", "user.value")
+        if (self.lockspace / "job").exists():
+            self.step("read", get, self.lockspace / "job")
+            self.step("getxattr", os.getxattr, self.lockspace / "job", "user.value")
         self.step("locks", get, self.lockspace / ".locks")
+        self.step("list", os.listdir, self.lockspace)
+        self.step("force", get, self.lockspace / ".force")
 
     def live(self):
         """In a lockspace that is there."""
@@ -127,23 +140,26 @@ class Life:
         self.look()
         return self
 
-    def come_and_go(self):
+    def come_and_go(self, live):
         """In one that is not."""
         if self.step("mkdir", make_lockspace, self.lockspace.parent, self.lockspace.name):
-            self.open()
+            self.step("chmod", self.lockspace.chmod, 0o700)
+            live(self)
             self.step("rmdir", self.lockspace.rmdir)
         return self
 
 
 FITTING = {                                     # which errors a user can make something of, when memory is short
-    "mkdir": {errno.ENOMEM},
-    "lock": {errno.ENOLCK}, "demote": {errno.ENOLCK}, "promote": {errno.ENOLCK}, "setlk": {errno.ENOLCK},
+    "mkdir": {errno.ENOMEM}, "chmod": {errno.ENOMEM}, "make": {errno.ENOMEM},
+    "lock": {errno.ENOLCK}, "demote": {errno.ENOLCK}, "promote": {errno.ENOLCK}, "setlk": {errno.ENOLCK}, "getlk": {errno.ENOLCK},
     "wait": {errno.ENOLCK, errno.EINTR},
     "unlock": set(),                            # who gives back is never refused
     "write": set(), "fsync": {errno.ENOMEM},
     "open": {errno.ENOMEM}, "read": {errno.ENOMEM}, "getxattr": {errno.ENOMEM}, "locks": {errno.ENOMEM},
+    "list": {errno.ENOMEM}, "force": {errno.ENOMEM},
     "rmdir": {errno.ENOMEM},
 }
+FITTING_OWN = {**FITTING, "write": {errno.ENOMEM}}      # when it is the daemon's: who writes a value needs some
 
 
 def locks_of_the_kernel(lockspace):
@@ -209,5 +225,5 @@ def sweep_locks(mount, engine, *args, has_value=True, **kwargs):
     return calls
 
 
-def sweep_lockspaces(mount, engine, *args, **kwargs):
-    return sweep(lambda: Life(mount).come_and_go(), lambda life: check_nothing_is_left(life.lockspace, engine), *args, **kwargs)
+def sweep_lockspaces(mount, engine, *args, live=Life.open, **kwargs):
+    return sweep(lambda: Life(mount).come_and_go(live), lambda life: check_nothing_is_left(life.lockspace, engine), *args, **kwargs)

@@ -47,21 +47,21 @@ static void test_a_walk_may_remove(void)
 
 static void test_an_array_has_what_was_set(void)
 {
-        IdArray *array = id_array_new();
+        IdArray array = { 0 };
         int objects[2];
 
-        g_assert_null(id_array_find(array, 0));
-        g_assert_null(id_array_find(array, 1000));
-        id_array_set(array, 1000, &objects[0]);
-        id_array_set(array, 1, &objects[1]);
-        g_assert_true(id_array_find(array, 1000) == &objects[0]);
-        g_assert_true(id_array_find(array, 1) == &objects[1]);
-        g_assert_null(id_array_find(array, 2));
-        g_assert_null(id_array_find(array, 1001));
-        g_assert_null(id_array_find(array, G_MAXUINT32));
-        id_array_set(array, 1000, NULL);
-        g_assert_null(id_array_find(array, 1000));
-        id_array_free(array);
+        g_assert_null(id_array_find(&array, 0));
+        g_assert_null(id_array_find(&array, 1000));
+        g_assert_true(id_array_add(&array, 1000, &objects[0]));
+        g_assert_true(id_array_add(&array, 1, &objects[1]));
+        g_assert_true(id_array_find(&array, 1000) == &objects[0]);
+        g_assert_true(id_array_find(&array, 1) == &objects[1]);
+        g_assert_null(id_array_find(&array, 2));
+        g_assert_null(id_array_find(&array, 1001));
+        g_assert_null(id_array_find(&array, G_MAXUINT32));
+        id_array_remove(&array, 1000);
+        g_assert_null(id_array_find(&array, 1000));
+        id_array_clear(&array);
 }
 
 static void test_limits_are_per_user_and_thing(void)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from inject import FITTING, Life, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
-from lockspacefs_test import get, make_lockspace, opened, raises_errno, wait_until
+from lockspacefs_test import errno_of, get, make_lockspace, opened, raises_errno, wait_until
 from locking import locks
 
 
@@ -53,6 +53,25 @@ def test_a_rmdir_that_fails_keeps_the_values(mount, injector):
         assert injector.stop() >= 1
         assert get(lockspace / "rev") == b"42", which
     lockspace.rmdir()
+
+
+def test_a_rmdir_without_memory_of_our_own_keeps_the_values(make_daemon, injector):
+    environment = {**injector.environment, "G_DEBUG": "fatal-warnings,gc-friendly"}
+    lockspace = make_lockspace(make_daemon("wait=60", environment=environment).mountpoint)
+    for skip in range(100):
+        for resource in ["one", "two"]:
+            with opened(lockspace / ".ex" / resource) as fd:
+                os.write(fd, resource.encode())
+        injector.fail("malloc", errno.ENOMEM, skip=skip, path="lockspacefs")
+        number = errno_of(lockspace.rmdir)
+        if not injector.stop():
+            break
+        assert number in (0, errno.ENOMEM)
+        if number == 0:
+            make_lockspace(lockspace.parent)
+        else:
+            assert (get(lockspace / "one"), get(lockspace / "two")) == (b"one", b"two"), f"call {skip}"
+    assert skip >= 8 and number == 0
 
 
 # --- results that do not come ----------------------------------------------
