@@ -32,7 +32,7 @@ typedef struct Outcome {                        /* an EngineDone for the next ro
 typedef struct Creation {
         DlmJob job;
         DlmEngine *engine;
-        char *name;
+        char name[LOCKSPACE_NAME_MAX + 1];
         uint32_t flags;
         DlmNode access;
         EngineDone *done;
@@ -45,7 +45,7 @@ typedef struct Creation {
 typedef struct Inspection {                     /* of a lockspace to be sealed, or of its locks */
         DlmJob job;
         uint32_t lockspace;
-        char *name;
+        char name[LOCKSPACE_NAME_MAX + 1];
         DlmNode node;
         uint64_t xid;
         gboolean force;
@@ -60,7 +60,7 @@ struct DlmRelease {
         DlmJob job;
         DlmEngine *engine;
         uint32_t lockspace;
-        char *name;
+        char name[LOCKSPACE_NAME_MAX + 1];
         DlmNode node;
         uint64_t xid;
         gboolean force;
@@ -344,12 +344,6 @@ static void creation_run(DlmJob *job)
         creation->status = dlm_control_make(creation->name, creation->flags, &creation->access, &creation->node, &creation->is_linked);
 }
 
-static void creation_free(Creation *creation)
-{
-        g_free(creation->name);
-        g_free(creation);
-}
-
 static void creation_deliver(DlmMail *mail, void *owner)
 {
         Creation *creation = (Creation *)mail;
@@ -357,7 +351,7 @@ static void creation_deliver(DlmMail *mail, void *owner)
         uint32_t id = 0;
 
         if (!engine) {
-                creation_free(creation);
+                g_free(creation);
                 return;
         }
         trace("dlm: create %s: %s", creation->name, g_strerror(-creation->status));
@@ -377,7 +371,7 @@ static void creation_deliver(DlmMail *mail, void *owner)
         creation->done(creation->data, creation->status, id);
         /* Reset by udev, gone again, or somebody else's. */
         dlm_space_look_again(engine, creation->name);
-        creation_free(creation);
+        g_free(creation);
 }
 
 int dlm_create(Engine *base, const char *name, const EngineAttr *attr, EngineDone *done, void *data)
@@ -392,12 +386,9 @@ int dlm_create(Engine *base, const char *name, const EngineAttr *attr, EngineDon
                 return -EEXIST;
 
         creation = memory_new0(Creation);
-        if (creation)
-                creation->name = memory_strdup(name);
-        if (!creation || !creation->name) {
-                g_free(creation);
+        if (!creation)
                 return -ENOMEM;
-        }
+        g_strlcpy(creation->name, name, sizeof(creation->name));
         creation->job.mail.deliver = creation_deliver;
         creation->job.run = creation_run;
         creation->engine = engine;
@@ -407,7 +398,7 @@ int dlm_create(Engine *base, const char *name, const EngineAttr *attr, EngineDon
         creation->data = data;
         r = dlm_worker_push(engine->control, &creation->job);
         if (r < 0)
-                creation_free(creation);
+                g_free(creation);
         else
                 g_hash_table_add(engine->names, g_strdup(name));
         return r;
@@ -445,7 +436,6 @@ static void inspection_free(Inspection *inspection)
 {
         if (inspection->locks)
                 g_array_unref(inspection->locks);
-        g_free(inspection->name);
         g_free(inspection);
 }
 
@@ -504,12 +494,9 @@ static Inspection *inspection_new(DlmSpace *space, void (*run)(DlmJob *job), voi
 {
         Inspection *inspection = memory_new0(Inspection);
 
-        if (inspection)
-                inspection->name = memory_strdup(space->name);
-        if (!inspection || !inspection->name) {
-                g_free(inspection);
+        if (!inspection)
                 return NULL;
-        }
+        g_strlcpy(inspection->name, space->name, sizeof(inspection->name));
         inspection->job.mail.deliver = deliver;
         inspection->job.run = run;
         inspection->lockspace = space->id;
@@ -587,7 +574,6 @@ int dlm_foreign_locks(Engine *base, uint32_t lockspace, EngineForeignDone *done,
 static void release_free(DlmRelease *release)
 {
         clear_timeout(&release->linger);
-        g_free(release->name);
         g_free(release);
 }
 
@@ -696,12 +682,9 @@ int dlm_release(Engine *base, uint32_t lockspace, gboolean force, EngineDone *do
                 return -EBUSY;
 
         release = memory_new0(DlmRelease);
-        if (release)
-                release->name = memory_strdup(space->name);
-        if (!release || !release->name) {
-                g_free(release);
+        if (!release)
                 return -ENOMEM;
-        }
+        g_strlcpy(release->name, space->name, sizeof(release->name));
         release->job.mail.deliver = release_deliver;
         release->engine = engine;
         release->lockspace = lockspace;
