@@ -40,6 +40,8 @@ typedef struct DlmResult {
         uint8_t value[VALUE_LEN];
 } DlmResult;
 
+/* Of the errors below, -ENOMEM also means: no descriptors, or no buffers. */
+
 /* A lockspace's device, non-blocking to read. The descriptor, or -errno. */
 int dlm_device_open(const char *name);
 /* The new lock's lkid, 0 for the other verbs, or -errno: nothing was queued. */

@@ -120,8 +120,6 @@ static void channel_report_failure(DlmChannel *channel, uint32_t id, int status)
          * lock: to the caller the thing he knew is not there any more. */
         if (status == -ENOENT || status == -ENODEV || status == -ENXIO)
                 status = -ESTALE;
-        else if (status == -ENOBUFS || status == -ENFILE || status == -EMFILE)
-                status = -ENOMEM;
         result.status = status;
         channel_report(channel, DLM_REPORT_COMPLETED, &result, TRUE);
 }
@@ -269,7 +267,6 @@ static gboolean is_to_be_repeated(const DlmCall *call, int r)
         case -EBUSY:
                 return call->verb != DLM_VERB_LOCK;
         case -ENOMEM:
-        case -ENOBUFS:
                 return call->verb == DLM_VERB_UNLOCK || call->verb == DLM_VERB_CANCEL || call->flags & DLM_LKF_EXPEDITE;
         default:
                 return FALSE;
@@ -281,7 +278,7 @@ static int channel_write(DlmChannel *channel, DlmCall *call)
 {
         int r;
 
-        if (channel->device == -ENOMEM || channel->device == -ENFILE || channel->device == -EMFILE)
+        if (channel->device == -ENOMEM)
                 channel_open(channel);
         if (channel->device < 0)
                 return channel->device;

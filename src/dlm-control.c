@@ -15,9 +15,7 @@
 /* As engine.h has it. */
 static int translate(int r)
 {
-        if (r == -EUNATCH)
-                return -ENOTCONN;               /* dlm_controld ended while in use; never was there */
-        return r == -ENFILE || r == -EMFILE ? -ENOMEM : r;
+        return r == -EUNATCH ? -ENOTCONN : r;   /* dlm_controld ended while in use; never was there */
 }
 
 int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, DlmNode *ret_node, gboolean *ret_is_linked)
@@ -29,7 +27,7 @@ int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, Dl
 
         fd = dlm_control_open();
         if (fd < 0)
-                return translate(fd);
+                return fd;
         dlm_watch_now(&begin);
         minor = dlm_control_create(fd, name, flags | DLM_LSFL_NEWEXCL);
         if (minor < 0) {
@@ -72,7 +70,7 @@ int dlm_control_release(const char *name, const DlmNode *node, uint64_t xid, gbo
 
         fd = dlm_control_open();
         if (fd < 0)
-                return translate(fd);
+                return fd;
         do {
                 if (tries > 0)
                         g_usleep(BUSY_PAUSE_MS * 1000);

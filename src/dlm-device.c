@@ -26,6 +26,12 @@ static void request_init(Request *request, int command)
         request->head.is64bit = sizeof(long) == 8;
 }
 
+/* Callers do the same about too little memory and too few descriptors. */
+static int failure(void)
+{
+        return errno == ENFILE || errno == EMFILE || errno == ENOBUFS ? -ENOMEM : -errno;
+}
+
 static int request_write(const Request *request, int fd, size_t name_len)
 {
         ssize_t n;
@@ -33,7 +39,7 @@ static int request_write(const Request *request, int fd, size_t name_len)
         do
                 n = write(fd, request, sizeof(request->head) + name_len);
         while (n < 0 && errno == EINTR);
-        return n < 0 ? -errno : (int)n;
+        return n < 0 ? failure() : (int)n;
 }
 
 int dlm_device_open(const char *name)
@@ -43,7 +49,7 @@ int dlm_device_open(const char *name)
 
         g_snprintf(path, sizeof(path), "/dev/dlm_%s", name);
         fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-        return fd < 0 ? -errno : fd;
+        return fd < 0 ? failure() : fd;
 }
 
 int dlm_device_write(int fd, const DlmCall *call)
@@ -115,7 +121,7 @@ int dlm_control_open(void)
 {
         int fd = open("/dev/misc/dlm-control", O_RDWR | O_CLOEXEC);
 
-        return fd < 0 ? -errno : fd;
+        return fd < 0 ? failure() : fd;
 }
 
 int dlm_control_create(int fd, const char *name, uint32_t flags)
