@@ -98,6 +98,7 @@ def test_version_is_that_of_the_project():
     (["-o", "engine=local,mode=77777", "MNT"], "mode"),
     (["-o", "engine=local,uid=-5", "MNT"], "uid"),
     (["-o", "engine=local,uid=somebody!", "MNT"], "uid"),
+    (["-o", "engine=local,lockspace_flags=fs", "MNT"], "only the engine dlm"),
     (["-o", "engine=local,gid=12x", "MNT"], "gid"),
     (["-o", "engine=local,wait=soon", "MNT"], "wait"),
     (["-o", "engine=local,wait=-1", "MNT"], "wait"),

@@ -123,7 +123,7 @@ def test_mount_through_the_helper_of_fuse(machine):
     use(machine)
 
 
-@pytest.mark.parametrize("command", ["umount", "umount -c", "umount -l", "fusermount3 -u", "umount.fuse.lockspacefs"])
+@pytest.mark.parametrize("command", ["umount", "umount -c", "umount -l", "umount -f", "fusermount3 -u", "umount.fuse.lockspacefs"])
 def test_unmounting_by_name_ends_the_daemon(machine, command):
     machine.check(f"mount -t lockspacefs none {machine.dlm} -o {machine.options}; mkdir {machine.dlm}/web")
     machine.check(f"{command} {machine.dlm}")

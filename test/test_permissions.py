@@ -36,6 +36,10 @@ def test_by_default_the_mounting_user_alone_makes_lockspaces(mount):
     (mount / "web").mkdir()
 
 
+def test_the_owner_of_the_mount_may_be_a_name(make_daemon):
+    assert make_daemon("uid=nobody").mountpoint.stat().st_uid == NOBODY
+
+
 def test_mount_options_say_who_makes_lockspaces(make_daemon):
     mount = make_daemon("mode=770", f"uid={SOMEBODY}", f"gid={GROUP}").mountpoint
     seen = mount.stat()

@@ -131,6 +131,20 @@ def test_relative_paths_and_links_lead_to_the_lock(lockspace, directory, start):
     assert sorted(row["resource"] for row in locks(lockspace)) == ["r", "s"]
 
 
+def test_a_link_leads_on_from_where_it_is(lockspace, directory, start):
+    (directory / "link").symlink_to("way/r")
+    (directory / "way").symlink_to(lockspace)
+    start(directory / "link", "sh", "-c", STAY).says()
+    assert held(lockspace, "r") == [("ex", "open")]
+
+
+def test_links_that_lead_to_each_other_are_refused(directory):
+    (directory / "one").symlink_to("two")
+    (directory / "two").symlink_to("one")
+    done = run(directory / "one", "true")
+    assert done.returncode == NO_INPUT and "Too many levels of symbolic links" in done.stderr
+
+
 def test_the_name_needs_not_exist_and_is_not_listed(lockspace, lock):
     assert run(lock, "true").returncode == 0
     assert list(lockspace.iterdir()) == []

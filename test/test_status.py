@@ -11,8 +11,8 @@ import time
 import pytest
 
 from locking import WAYS, by, let_go, start_waiter, taken
-from lockspacefs_test import (NOBODY, SOMEBODY, daemon_path, lockspacefs, make_lockspace, opened, shell, status, touch, umount,
-                              wait_until)
+from lockspacefs_test import (NOBODY, SOMEBODY, daemon_path, is_in_use, lockspacefs, make_lockspace, opened, shell, status, touch,
+                              umount, wait_until)
 
 HEALTHY, DEGRADED, DOWN, UNKNOWN = range(4)
 
@@ -284,6 +284,7 @@ def test_what_we_print_ends_with_us(make_daemon):
     finally:
         daemon.signal(signal.SIGCONT)
     assert done.stdout == f"2 {daemon.mountpoint}: down: no answer within 1 s\n"
+    wait_until(lambda: not is_in_use(daemon.mountpoint), what="the end of the look")
 
 
 def test_a_daemon_that_is_to_end_is_degraded(make_daemon):
