@@ -113,6 +113,3 @@ void tree_new_turn(Tree *tree);                         /* the loop has turned *
 void node_touch(Node *node);                            /* mtime and ctime: now */
 void tree_notify_listing(Tree *tree);                   /* that of the root */
 void tree_notify_attr(Tree *tree, const Node *node);    /* each view of it */
-
-/* The lockspace of an inode, of any view; NULL for the root's. */
-Lockspace *node_lockspace(Node *node);

@@ -83,11 +83,6 @@ void tree_notify_attr(Tree *tree, const Node *node)
                         tree->notify.attr(tree->notify.data, node_ino(node, view));
 }
 
-Lockspace *node_lockspace(Node *node)
-{
-        return node->kind == NODE_LOCKSPACE ? (Lockspace *)node : ((Resource *)node)->lockspace;
-}
-
 /* --- all lockspaces --- */
 
 TreeCounts tree_count(const Tree *tree)
