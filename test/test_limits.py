@@ -63,6 +63,22 @@ def test_max_files_counts_each_user_alone_and_not_root(limited):
     assert len(os.listdir(limited)) == 9 * LIMIT
 
 
+def test_a_file_counts_for_who_makes_it_whoever_locked_its_name_before(limited):
+    with as_user(SOMEBODY):
+        fd = os.open(limited / ".cr" / "shared", os.O_RDONLY)
+    with as_user(NOBODY):
+        for i in range(2 * LIMIT):
+            mknod(limited / f"job-{i}")
+        with raises_errno(errno.ENOSPC):
+            mknod(limited / "shared")
+        os.unlink(limited / "job-3")
+        wait_until(lambda: errno_of(mknod, limited / "shared") == 0)    # once the kernel has let go of the old one
+    with as_user(SOMEBODY):                     # to whom it does not count any more
+        for i in range(2 * LIMIT):
+            mknod(limited / f"other-{i}")
+    os.close(fd)
+
+
 def test_a_removed_file_makes_room(limited):
     with as_user(NOBODY):
         for i in range(2 * LIMIT):
