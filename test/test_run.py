@@ -25,15 +25,14 @@ STAY = "echo ready; read line"                  # until a line of its input, or 
 # Says what signals it gets, each in a line; TERM ends it with status 7.
 SAY_SIGNALS = """
 import os, signal, sys
-def say(number, frame):
+numbers = [getattr(signal, "SIG" + name) for name in ["INT", "HUP", "QUIT", "USR1", "USR2", "TERM", "WINCH", "ALRM", "CONT"]]
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)       # one that comes just before pause() would not end it
+print("ready", flush=True)
+while True:
+    number = signal.sigwait(numbers)
     os.write(1, signal.Signals(number).name.encode() + b"\\n")
     if number == signal.SIGTERM:
         sys.exit(7)
-for name in ["INT", "HUP", "QUIT", "USR1", "USR2", "TERM", "WINCH", "ALRM", "CONT"]:
-    signal.signal(getattr(signal, "SIG" + name), say)
-print("ready", flush=True)
-while True:
-    signal.pause()
 """
 IGNORE_TERM = [sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); signal.pause()"]
 
