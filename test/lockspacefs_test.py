@@ -459,6 +459,11 @@ def is_in_use(path):
     return number == errno.EBUSY
 
 
+def trouble_in(log):
+    """The lines of a daemon's log that it should not have written."""
+    return [line for line in log.splitlines() if _TROUBLE.search(line)]
+
+
 class Daemon:
     """lockspacefs in the foreground on directory/"dlm", its log in directory/"log".
 
@@ -557,7 +562,7 @@ class Daemon:
         self.process.wait()
 
     def check_log(self):
-        trouble = [line for line in self.log.splitlines() if _TROUBLE.search(line)]
+        trouble = trouble_in(self.log)
         assert not trouble, "lockspacefs complained:\n" + "\n".join(trouble)
 
     def check(self):

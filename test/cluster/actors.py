@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from cluster import Job
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))            # on a node it is a program
+
+from lockspacefs_test import trouble_in         # noqa: E402
+
 PYTHON = "/usr/bin/python3"
 TIMEOUT = 60                                    # seconds until an answer counts as lost
-TROUBLE = ("WARNING **", "CRITICAL **", "ERROR **", "Sanitizer", "runtime error:")
 LOG_SHOWN = 30000                               # characters of a daemon's log that a failing test shows
 
 
@@ -70,7 +73,6 @@ def play(orders: int, names: dict) -> None:
 
 def serve() -> None:
     """Orders on standard input: "new TAG", "TAG ID SOURCE"."""
-    sys.path.insert(0, str(HERE.parent))
     names = {"__name__": "actor"}
     exec("import errno, fcntl, os, re, select, signal, struct, subprocess, sys, threading, time\n"
          "from pathlib import Path\n"
@@ -346,7 +348,7 @@ class Site:
         if self.daemon.job.poll() is None:
             status = self.daemon.unmount(TIMEOUT)
             assert status == 0, f"lockspacefs on node {self.number} ended with {status}"
-        trouble = [line for line in self.daemon.log().splitlines() if any(word in line for word in TROUBLE)]
+        trouble = trouble_in(self.daemon.log())
         assert not trouble, f"lockspacefs on node {self.number} complained:\n" + "\n".join(trouble)
 
     def give_up(self) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 import tools
-from actors import TROUBLE
 from cluster import Cluster, LabError, LabTimeout, LockspacefsDaemon, Node
+from lockspacefs_test import trouble_in
 from records import Blow, Clock, History, read_client, read_watch
 from schedule import World
 
@@ -95,8 +95,7 @@ class Place:
         history.views += views
 
     def complaints(self) -> list[str]:
-        return [f"node {self.node.number}: {line}" for daemon in self.daemons for line in daemon.log().splitlines()
-                if any(word in line for word in TROUBLE)]
+        return [f"node {self.node.number}: {line}" for daemon in self.daemons for line in trouble_in(daemon.log())]
 
 
 def program(name: str) -> Path:

@@ -12,18 +12,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from actors import PYTHON
 from cluster import Cluster, Output
-from lockspacefs_test import Daemon, processes_with, wait_for_exit
+from lockspacefs_test import Daemon, processes_with, trouble_in, wait_for_exit
 
-PYTHON = "/usr/bin/python3"
 SOON = 60                                       # seconds in which what must happen has to, on a busy machine
 CLONE_NEWNS = 0x20000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
-TROUBLE = ("WARNING **", "CRITICAL **", "ERROR **", "Sanitizer", "runtime error:")
-
-
-def trouble_in(log):
-    return [line for line in log.splitlines() if any(word in line for word in TROUBLE)]
 
 
 def keep_mounts_to_ourselves():
