@@ -241,19 +241,31 @@ class NodeReturns(NodeHangs):
         NodeFault.mend(self)
 
 
-class LinkCut(NodeFault):
-    """Its cable is pulled until both sides have noticed; plugged in again, it is the one that has to go."""
+class LinkFault(NodeFault):
+    """The victims are cut off until both sides have noticed; connected again, they are the ones that have to go."""
+
+    def mend(self) -> None:
+        for node in self.victims():
+            self.faults.wait_thrown_out(node)
+            self.faults.endure(lambda: wait_until(lambda: not node.is_quorate(), SOON, f"{node.name} notices"))
+        self.connect()
+        for node in self.victims():
+            self.faults.endure(lambda: wait_until(lambda: not node.members(), THROWN_OUT_IN, f"{node.name} is thrown out"))
+        super().mend()
+
+    def connect(self) -> None:
+        raise NotImplementedError
+
+
+class LinkCut(LinkFault):
+    """A cable is pulled."""
     kind = "link-cut"
 
     def inject(self) -> None:
         self.node.cut()
 
-    def mend(self) -> None:
-        self.faults.wait_thrown_out(self.node)
-        self.faults.endure(lambda: wait_until(lambda: not self.node.is_quorate(), SOON, f"{self.node.name} notices"))
+    def connect(self) -> None:
         self.node.heal()
-        self.faults.endure(lambda: wait_until(lambda: not self.node.members(), THROWN_OUT_IN, f"{self.node.name} is thrown out"))
-        super().mend()
 
 
 class ControldKilled(NodeFault):
@@ -285,21 +297,15 @@ class PartLost(NodeFault):
         return f"{self.kind}: nodes {', '.join(str(node.number) for node in self._victims)}"
 
 
-class LinkSplit(PartLost):
-    """They can reach each other, and nobody else: a link-cut of several."""
+class LinkSplit(LinkFault, PartLost):
+    """They can reach each other, and nobody else."""
     kind = "link-split"
 
     def inject(self) -> None:
         self.cluster.split(self._victims)
 
-    def mend(self) -> None:
-        for node in self._victims:
-            self.faults.wait_thrown_out(node)
-            self.faults.endure(lambda: wait_until(lambda: not node.is_quorate(), SOON, f"{node.name} notices"))
+    def connect(self) -> None:
         self.cluster.unite()
-        for node in self._victims:
-            self.faults.endure(lambda: wait_until(lambda: not node.members(), THROWN_OUT_IN, f"{node.name} is thrown out"))
-        super().mend()
 
 
 class QuorumLost(PartLost):
