@@ -373,6 +373,16 @@ static void saved_read(Lock *keeper, int status, void *data)
         save_step_done(lockspace);
 }
 
+/* The keeper was just being made; a value that its writer published meanwhile is newer than its own. */
+static void keeper_made(Lock *keeper, int status, void *data)
+{
+        lock_set_callbacks(keeper, saved_read, NULL, NULL);
+        if (status == 0)
+                status = lock_request(keeper, MODE_NL, 0);
+        if (status < 0)
+                saved_read(keeper, status, NULL);
+}
+
 static void save(Lockspace *lockspace)
 {
         GHashTableIter iter;
@@ -391,8 +401,7 @@ static void save(Lockspace *lockspace)
                 if (!keeper)
                         continue;
                 lockspace->pending++;
-                lock_set_callbacks(keeper, saved_read, NULL, NULL);
-                /* One that is just being made brings the value with its grant. */
+                lock_set_callbacks(keeper, lock_is_busy(keeper) ? keeper_made : saved_read, NULL, NULL);
                 r = lock_is_busy(keeper) ? 0 : lock_request(keeper, MODE_NL, 0);
                 if (r < 0)
                         saved_read(keeper, r, NULL);
