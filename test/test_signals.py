@@ -392,7 +392,7 @@ def test_who_is_killed_while_it_changes_its_lock_loses_both(lockspace, way):
         child = wait_until_queued(lockspace, Child(upgrade))
         child.kill()
         wait_until(lambda: held(lockspace, "r") == [("pr", "flock")] and not waiters(lockspace))
-    assert is_free(lockspace, "r", "ex")
+    wait_until(lambda: is_free(lockspace, "r", "ex"), what="the end of what is taken back behind his back")
 
 
 @pytest.mark.parametrize("way", WAYS)
