@@ -29,16 +29,25 @@ struct Handle {
                         Holder holder;
                         GSList *fcntl;          /* of Holder (of_handle in holder.c): taken through this file */
                 };
-                GString *text;                  /* TEXT */
-                GArray *serials;                /* DIRECTORY: gint64; NULL until the first read */
+                struct {                        /* TEXT, DIRECTORY */
+                        GString *text;          /* TEXT */
+                        GArray *serials;        /* DIRECTORY: gint64; NULL until the first read */
+                        uid_t uid;              /* who opened it, and is counted for … */
+                        unsigned bytes;         /* … so many of what it keeps */
+                };
         };
 };
 
 /* NULL: no memory. */
 Handle *handle_new_file(Resource *resource, HandleKind kind, gboolean may_write);
-Handle *handle_new_text(Tree *tree, GString *text);     /* takes @text, whatever comes of it */
-Handle *handle_new_directory(Tree *tree);
+Handle *handle_new_text(Tree *tree, uid_t uid);
+Handle *handle_new_directory(Tree *tree, uid_t uid);
 void handle_free(Handle *handle);               /* lets go of all its locks */
+
+/* What is read, and counted for who opened it: -EMFILE when he has too much of that, -ENOMEM. Both take it, whatever
+ * comes of it, in the place of what was there. */
+int handle_set_text(Handle *handle, GString *text);
+int handle_set_serials(Handle *handle, GArray *serials);
 
 gboolean handle_is_file(const Handle *handle);
 /* The process of a thread that asks for a lock. It is found once as long as the

@@ -1,8 +1,8 @@
 #pragma once
 /*
  * What each user has of the things that one user could use up: lock files
- * (looked-up names included), locks and waiting calls. Root is not counted.
- * A user is in the table while he has anything.
+ * (looked-up names included), locks, waiting calls, and the memory of what he
+ * reads. Root is not counted. A user is in the table while he has anything.
  */
 #include "options.h"
 
@@ -10,11 +10,17 @@ typedef enum UserThing {
         USER_FILE,                              /* -o max_files=   beyond: -ENOSPC */
         USER_LOCK,                              /* -o max_locks=   beyond: -ENOLCK */
         USER_WAITER,                            /* -o max_waiters= beyond: -ENOLCK */
+        USER_TEXT,                              /* bytes of open control files and listings; beyond USER_TEXT_MAX: -EMFILE */
 } UserThing;
+
+/* Eight tables of 100,000 locks. A single one may be larger: who could never read it could not look at all. */
+#define USER_TEXT_MAX (64u << 20)
 
 typedef struct Users Users;
 
 Users *users_new(const Options *options);       /* borrows @options */
 int users_charge(Users *users, uid_t uid, UserThing thing);       /* or -ENOMEM */
+int users_charge_many(Users *users, uid_t uid, UserThing thing, unsigned n);
 void users_discharge(Users *users, uid_t uid, UserThing thing);
+void users_discharge_many(Users *users, uid_t uid, UserThing thing, unsigned n);
 void users_free(Users *users);

@@ -411,10 +411,18 @@ static void fs_statfs(fuse_req_t req, fuse_ino_t ino)
 
 static void open_text(fuse_req_t req, struct fuse_file_info *fi, GString *text)
 {
-        Handle *handle = handle_new_text(fs_tree(req), text);
+        Handle *handle = handle_new_text(fs_tree(req), fuse_req_ctx(req)->uid);
+        int r;
 
-        if (!handle)
+        if (!handle) {
+                g_string_free(text, TRUE);
                 return reply_result(req, "open", -ENOMEM);
+        }
+        r = handle_set_text(handle, text);
+        if (r < 0) {
+                reply_result(req, "open", r);
+                return handle_free(handle);
+        }
         fi->fh = handle->id;
         fi->direct_io = 1;
         fi->noflush = 1;
@@ -618,7 +626,7 @@ static void fs_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
         if (ino != FUSE_ROOT_ID && !get_node(req, "opendir", ino))
                 return;
-        handle = handle_new_directory(fs_tree(req));
+        handle = handle_new_directory(fs_tree(req), fuse_req_ctx(req)->uid);
         if (!handle)
                 return reply_result(req, "opendir", -ENOMEM);
         fi->fh = handle->id;
@@ -689,6 +697,7 @@ static void fs_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset
         g_autofree char *buffer = memory_alloc0(size);
         Node *node = NULL;
         size_t used = 0;
+        int r = 0;
 
         if (ino != FUSE_ROOT_ID) {
                 node = get_node(req, "readdir", ino);
@@ -697,10 +706,12 @@ static void fs_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset
         }
         if (!buffer)
                 return reply_result(req, "readdir", -ENOMEM);
-        if (offset == 0)
-                g_clear_pointer(&handle->serials, g_array_unref);
-        if (!handle->serials)
-                handle->serials = list_serials(tree, node, ino);
+        if (offset == 0 || !handle->serials)
+                r = handle_set_serials(handle, list_serials(tree, node, ino));
+        if (r < 0) {
+                handle_set_serials(handle, g_array_new(FALSE, FALSE, sizeof(gint64)));
+                return reply_result(req, "readdir", r);
+        }
         for (size_t position = offset; position < handle->serials->len + 2; position++) {
                 char name_buffer[FILE_NAME_MAX + 1];
                 struct stat st;

@@ -39,20 +39,58 @@ Handle *handle_new_file(Resource *resource, HandleKind kind, gboolean may_write)
         return handle;
 }
 
-Handle *handle_new_text(Tree *tree, GString *text)
+Handle *handle_new_text(Tree *tree, uid_t uid)
 {
         Handle *handle = handle_new(tree, HANDLE_TEXT);
 
         if (handle)
-                handle->text = text;
-        else
-                g_string_free(text, TRUE);
+                handle->uid = uid;
         return handle;
 }
 
-Handle *handle_new_directory(Tree *tree)
+Handle *handle_new_directory(Tree *tree, uid_t uid)
 {
-        return handle_new(tree, HANDLE_DIRECTORY);
+        Handle *handle = handle_new(tree, HANDLE_DIRECTORY);
+
+        if (handle)
+                handle->uid = uid;
+        return handle;
+}
+
+/* What it keeps is so long now. */
+static int charge_text(Handle *handle, size_t bytes)
+{
+        Users *users = handle->tree->users;
+        int r;
+
+        users_discharge_many(users, handle->uid, USER_TEXT, handle->bytes);
+        handle->bytes = 0;
+        r = users_charge_many(users, handle->uid, USER_TEXT, bytes);
+        if (r == 0)
+                handle->bytes = bytes;
+        return r;
+}
+
+static void text_clear(Handle *handle)
+{
+        charge_text(handle, 0);
+        if (handle->text)
+                g_string_free(g_steal_pointer(&handle->text), TRUE);
+        g_clear_pointer(&handle->serials, g_array_unref);
+}
+
+int handle_set_text(Handle *handle, GString *text)
+{
+        text_clear(handle);
+        handle->text = text;
+        return charge_text(handle, text->len);
+}
+
+int handle_set_serials(Handle *handle, GArray *serials)
+{
+        text_clear(handle);
+        handle->serials = serials;
+        return charge_text(handle, (size_t)serials->len * sizeof(gint64));
 }
 
 static void file_clear(Handle *handle)
@@ -80,10 +118,8 @@ void handle_free(Handle *handle)
                 file_clear(handle);
                 break;
         case HANDLE_TEXT:
-                g_string_free(handle->text, TRUE);
-                break;
         case HANDLE_DIRECTORY:
-                g_clear_pointer(&handle->serials, g_array_unref);
+                text_clear(handle);
                 break;
         }
         if (handle->poll)

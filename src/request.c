@@ -34,7 +34,7 @@ typedef struct Detail {
         uid_t uid;
         gid_t gid;
         guint timer;                            /* MKDIR, RMDIR: 0: none */
-        GString *text;                          /* LOCKS */
+        Handle *handle;                         /* LOCKS: NULL once it is the kernel's */
         struct fuse_file_info fi;               /* LOCKS */
 } Detail;
 
@@ -307,8 +307,8 @@ static void detail_free(Detail *detail)
         if (detail->lockspace)
                 lockspace_unref(detail->lockspace);
         g_clear_handle_id(&detail->timer, g_source_remove);
-        if (detail->text)
-                g_string_free(detail->text, TRUE);
+        if (detail->handle)
+                handle_free(detail->handle);
         g_free(detail->name);
         g_free(detail);
 }
@@ -527,24 +527,23 @@ void request_getlk(fuse_req_t req, Handle *handle, guint64 owner, const struct f
 static void locks_done(void *data, int status, const GArray *locks)
 {
         Detail *detail = data;
-        Handle *handle;
-        fuse_req_t req;
+        GString *text;
+        int r = status == -ENOMEM ? status : 0; /* a part would look like all there is */
 
         if (!detail->request)                   /* interrupted */
                 return detail_free(detail);
-        if (status == -ENOMEM)                  /* a part would look like all there is */
-                return detail_fail(detail, status);
-        if (locks)
-                control_locks_add_foreign(detail->text, locks);
-        handle = handle_new_text(detail->tree, g_steal_pointer(&detail->text));
-        if (!handle)
-                return detail_fail(detail, -ENOMEM);
-        req = detail_take_req(detail);
-        detail->fi.fh = handle->id;
+        if (r == 0 && locks) {
+                text = g_steal_pointer(&detail->handle->text);
+                control_locks_add_foreign(text, locks);
+                r = handle_set_text(detail->handle, text);
+        }
+        if (r < 0)
+                return detail_fail(detail, r);
+        detail->fi.fh = detail->handle->id;
         detail->fi.direct_io = 1;
         detail->fi.noflush = 1;
-        if (reply_open(req, &detail->fi) == -ENOENT)
-                handle_free(handle);
+        if (reply_open(detail_take_req(detail), &detail->fi) == 0)
+                detail->handle = NULL;
         detail_free(detail);
 }
 
@@ -559,7 +558,10 @@ void request_open_locks(fuse_req_t req, Lockspace *lockspace, const struct fuse_
         request_begin_wait(detail->request);
         detail->lockspace = lockspace_ref(lockspace);
         detail->fi = *fi;
-        detail->text = control_locks(lockspace);
+        detail->handle = handle_new_text(detail->tree, fuse_req_ctx(req)->uid);
+        r = detail->handle ? handle_set_text(detail->handle, control_locks(lockspace)) : -ENOMEM;
+        if (r < 0)
+                return detail_fail(detail, r);
         r = engine->ops->has_others ? engine->ops->foreign_locks(engine, lockspace->id, locks_done, detail) : -EOPNOTSUPP;
         if (r < 0)
                 locks_done(detail, r, NULL);

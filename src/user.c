@@ -2,7 +2,7 @@
 #include "memory.h"
 #include <errno.h>
 
-#define THINGS (USER_WAITER + 1)
+#define THINGS (USER_TEXT + 1)
 
 typedef struct User {
         gint uid;                               /* the key, first: the table is a set */
@@ -21,16 +21,21 @@ Users *users_new(const Options *options)
         users->limits[USER_FILE] = options->max_files;
         users->limits[USER_LOCK] = options->max_locks;
         users->limits[USER_WAITER] = options->max_waiters;
+        users->limits[USER_TEXT] = USER_TEXT_MAX;
         users->users = g_hash_table_new_full(g_int_hash, g_int_equal, g_free, NULL);
         return users;
 }
 
-int users_charge(Users *users, uid_t uid, UserThing thing)
+int users_charge_many(Users *users, uid_t uid, UserThing thing, unsigned n)
 {
+        static const int beyond[THINGS] = {
+                [USER_FILE] = -ENOSPC, [USER_LOCK] = -ENOLCK, [USER_WAITER] = -ENOLCK, [USER_TEXT] = -EMFILE,
+        };
         const gint key = uid;
+        gboolean is_alone;
         User *user;
 
-        if (uid == 0)
+        if (uid == 0 || n == 0)
                 return 0;
         user = g_hash_table_lookup(users->users, &key);
         if (!user) {
@@ -40,24 +45,43 @@ int users_charge(Users *users, uid_t uid, UserThing thing)
                 user->uid = key;
                 g_hash_table_add(users->users, user);
         }
-        if (users->limits[thing] && user->has[thing] >= users->limits[thing])
-                return thing == USER_FILE ? -ENOSPC : -ENOLCK;
-        user->has[thing]++;
+        is_alone = thing == USER_TEXT && user->has[thing] == 0;
+        if (users->limits[thing] && !is_alone && (guint64)user->has[thing] + n > users->limits[thing])
+                return beyond[thing];
+        user->has[thing] += n;
         return 0;
 }
 
-void users_discharge(Users *users, uid_t uid, UserThing thing)
+int users_charge(Users *users, uid_t uid, UserThing thing)
+{
+        return users_charge_many(users, uid, thing, 1);
+}
+
+static gboolean has_any(const User *user)
+{
+        for (int thing = 0; thing < THINGS; thing++)
+                if (user->has[thing])
+                        return TRUE;
+        return FALSE;
+}
+
+void users_discharge_many(Users *users, uid_t uid, UserThing thing, unsigned n)
 {
         const gint key = uid;
         User *user;
 
-        if (uid == 0)
+        if (uid == 0 || n == 0)
                 return;
         user = g_hash_table_lookup(users->users, &key);
-        g_assert(user && user->has[thing] > 0);
-        user->has[thing]--;
-        if (!user->has[USER_FILE] && !user->has[USER_LOCK] && !user->has[USER_WAITER])
+        g_assert(user && user->has[thing] >= n);
+        user->has[thing] -= n;
+        if (!has_any(user))
                 g_hash_table_remove(users->users, &key);
+}
+
+void users_discharge(Users *users, uid_t uid, UserThing thing)
+{
+        users_discharge_many(users, uid, thing, 1);
 }
 
 void users_free(Users *users)

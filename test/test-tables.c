@@ -82,6 +82,22 @@ static void test_limits_are_per_user_and_thing(void)
         users_free(users);
 }
 
+static void test_the_first_text_may_be_larger_than_all_may_be_together(void)
+{
+        const Options options = { 0 };
+        Users *users = users_new(&options);
+
+        g_assert_cmpint(users_charge_many(users, 7, USER_TEXT, 3 * USER_TEXT_MAX), ==, 0);
+        g_assert_cmpint(users_charge(users, 7, USER_TEXT), ==, -EMFILE);
+        g_assert_cmpint(users_charge(users, 8, USER_TEXT), ==, 0);
+        users_discharge_many(users, 7, USER_TEXT, 3 * USER_TEXT_MAX);
+        g_assert_cmpint(users_charge_many(users, 7, USER_TEXT, USER_TEXT_MAX), ==, 0);
+        g_assert_cmpint(users_charge(users, 7, USER_TEXT), ==, -EMFILE);
+        users_discharge(users, 7, USER_TEXT);
+        g_assert_cmpint(users_charge(users, 7, USER_TEXT), ==, 0);
+        users_free(users);
+}
+
 static void test_root_is_not_counted(void)
 {
         const Options options = { .max_files = 1, .max_locks = 1, .max_waiters = 1 };
@@ -100,6 +116,7 @@ int main(int argc, char **argv)
         g_test_add_func("/tables/a-walk-may-remove", test_a_walk_may_remove);
         g_test_add_func("/tables/an-array-has-what-was-set", test_an_array_has_what_was_set);
         g_test_add_func("/tables/limits-are-per-user-and-thing", test_limits_are_per_user_and_thing);
+        g_test_add_func("/tables/the-first-text-may-be-larger-than-all-may-be-together", test_the_first_text_may_be_larger_than_all_may_be_together);
         g_test_add_func("/tables/root-is-not-counted", test_root_is_not_counted);
         return g_test_run();
 }

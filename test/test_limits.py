@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import queue
 import re
+import resource
 import stat
 import struct
 import threading
@@ -134,10 +136,10 @@ LOCKS = {
 }
 
 
-def take_locks(lockspace, kind, count, stack):
+def take_locks(lockspace, kind, count, stack, prefix=""):
     """That many locks of this process, on one file each."""
     for i in range(count):
-        path = lockspace / f"{os.geteuid()}-{i}"
+        path = lockspace / f"{prefix or os.geteuid()}-{i}"
         if kind == "open":
             fd = os.open(lockspace / ".pr" / path.name, os.O_RDONLY)
         else:
@@ -295,6 +297,57 @@ def test_a_wait_that_is_over_the_limit_is_no_refusal(limited):
         assert refusals() == ["1"]
     for child in children:
         child.join()
+
+
+# --- what is read --------------------------------------------------------------
+
+TEXT_MAX = 64 << 20                             # bytes: lockspacefs(8), max_waiters
+
+
+@contextlib.contextmanager
+def many_descriptors():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def open_all(path, stack):
+    """As often as it goes; how often that was."""
+    with pytest.raises(OSError) as caught:
+        for count in itertools.count():
+            stack.callback(os.close, os.open(path, os.O_RDONLY))
+    assert caught.value.errno == errno.EMFILE
+    return count
+
+
+def test_open_texts_and_listings_of_a_user_are_limited_together(limited):
+    with many_descriptors(), contextlib.ExitStack() as held:
+        take_locks(limited, "flock", 800, held, prefix="%01" * 60)
+        size = len(get(limited / ".locks"))
+
+        def use_up(peer):
+            with contextlib.ExitStack() as texts:
+                counts = [open_all(limited / ".locks", texts), open_all(limited.parent / ".status", texts)]
+                with raises_errno(errno.EMFILE):
+                    os.listdir(limited)
+                peer.say("used up")
+                peer.wait_for("go on")
+            for _ in range(TEXT_MAX // size + 2):       # one after the other there is no limit
+                get(limited / ".locks")
+            assert len(os.listdir(limited)) == 800
+            return counts
+
+        child = Child(use_up, uid=NOBODY)
+        child.wait_for("used up")
+        for uid in [SOMEBODY, 0]:
+            assert run_as(uid, lambda: (get(limited / ".locks").count(b"\theld\t"), len(os.listdir(limited)))) == (800, 800)
+        child.say("go on")
+        tables, others = child.join()
+        assert tables * size <= TEXT_MAX < (tables + 1) * len(get(limited / ".locks"))        # seconds grow longer
+        assert others > 0
 
 
 # --- the options ---------------------------------------------------------------
