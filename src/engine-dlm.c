@@ -19,9 +19,10 @@
  *
  * Values: the kernel copies the request's 32 bytes into the lock at every
  * convert and unlock, and writes them to the resource when it had VALBLK and
- * goes down from PW or EX. So each call carries bytes that may be seen:
- * zeroes where nothing is written, and at an unlock without a value the value
- * that the lock has.
+ * goes down from PW or EX. When the master dies, the next one takes the value
+ * from a lock above CR, even while that waits for a convert. So each call
+ * carries bytes that may be seen: the value that the lock has, where it is sure
+ * to be the resource's and no other is given, else zeroes.
  *
  * Memory: without it no lock is asked for or converted (ENOMEM). But what gives
  * back, an unlock or a cancel, must not fail, since nobody would do it later.
@@ -503,10 +504,11 @@ static int dlm_convert(Engine *base, uint32_t id, LockMode mode, uint32_t flags,
         writes = flags & DLM_LKF_VALBLK && convert_writes(lock->mode, mode);
         if (writes && !value)
                 return -EINVAL;
-        /* When the resource has no value yet, a convert that reads leaves what
-         * we send in place: zeroes. */
         if (writes)
                 memcpy(call.value, value, VALUE_LEN);
+        else if (lock->has_value && lock->mode > MODE_CR)       /* nobody else can have written meanwhile */
+                memcpy(call.value, lock->value, VALUE_LEN);
+        /* Else zeroes: when the resource has no value yet, a convert that reads leaves them in place. */
         r = engine_pay(engine) ? lock_call(engine, lock, &call) : -ENOMEM;
         if (r < 0)
                 return r;

@@ -115,6 +115,26 @@ os.close(closed)
                 assert site.do(f"get(web / '.pr' / {name!r})") == b"kept"
 
 
+@pytest.mark.parametrize("way", ["flock", "posix", "ofd"])
+def test_a_value_survives_the_master_while_its_reader_waits_to_write(three_nodes, way):
+    """A lock above CR keeps the value when the master dies, also while it is converted."""
+    with mounted(three_nodes.nodes) as (one, two, three):
+        make([one, two, three], "web")
+        two.actor("fd = take('open', web, 'r', 'nl')")          # the master from here on
+        one.do("put(web / '.ex' / 'r', b'kept')")
+        other = three.holder("open", "r", "pr")
+        reader = one.holder(way, "r", "pr")
+        change = reader.start(f"lock({way!r}, fd, 'ex')")
+        one.wait_for("len(waiters(web)) == 1")
+        two.node.crash()
+        other.do("os.close(fd)")
+        change.result()
+        assert reader.do("os.pread(fd, 32, 0)") == b"kept"
+        reader.do("os.close(fd)")
+        for site in (one, three):
+            assert site.do("get(web / '.pr' / 'r')") == b"kept"
+
+
 def test_when_the_daemon_is_killed(sites, report):
     one, two = sites
     two.do("put(web / '.ex' / 'r', b'old')")
