@@ -329,14 +329,16 @@ class Register:
         return next(one for one in reversed(self.published) if one.at + self.judge.grace < section.asked or one.by is None)
 
     def _may_be_lost(self, last: Published, section: Section, tick: int, any_node: bool) -> bool:
-        """Was there a blow since it was written? @any_node: it may have struck the master, and that may be any."""
+        """Was there a blow since it was written? @any_node: it may have struck the master, and that may be any. A daemon that is
+        killed while it asks for PW or EX may empty a value, wherever it is (README.md)."""
         since = last.by.write_at - AFTERMATH * self.second if last.by else 0
         nodes = [node for node in self.judge.blows if any_node or last.by is None or node == last.by.node]
         if any(since <= outage.tick <= tick and node in nodes for (node, _), outage in self.judge.outages.items()):
             return True
         lockspace = section.resource.split("/")[0]
-        return any(blow.kind in COSTLY and (blow.kind != "force" or blow.target == lockspace) and
-                   blow.before <= tick and blow.after >= since for node in nodes for blow in self.judge.blows[node])
+        return any(blow.kind in COSTLY and (node in nodes or blow.kind == "daemon-kill") and
+                   (blow.kind != "force" or blow.target == lockspace) and blow.before <= tick and blow.after >= since
+                   for node, blows in self.judge.blows.items() for blow in blows)
 
     def _accuse(self, what: str, section: Section) -> None:
         last = self.published[-1]

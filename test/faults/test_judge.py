@@ -208,6 +208,7 @@ def test_a_value_is_lost_after_a_blow_only():
     kill = blow("daemon-kill", 1, 3000)
     assert not accused(WROTE, kill, reads(errno.EIO))
     assert not accused(WROTE, kill, reads(""))                          # nobody kept it
+    assert not accused(WROTE, blow("daemon-kill", 3, 3000), reads(""))  # that was just getting EX
     assert not accused(WROTE, kill, reads("v1"))
     assert not accused(WROTE, blow("node-kill", 3, 3000), reads(errno.EIO))
     assert found("the value is gone", WROTE, blow("node-kill", 3, 3000), reads(""))
