@@ -41,10 +41,9 @@ struct Lock {
         LockBy by : 8;
         LockMode mode : 8;                      /* held; NL when nothing is */
         LockMode wanted : 8;                    /* of LOCKING and CONVERTING */
-        bool lost : 1;                          /* the value: VALNOTVALID, and not written since */
-        bool dirty : 1;                         /* the value: written, and not yet given to the engine */
-        bool dropping : 1;                      /* to be unlocked when the operation in flight has ended */
-        bool is_held_up : 1;                    /* its convert or unlock publishes a value, and waits for the keeper's grant */
+        bool lost : 1;                      /* the value: VALNOTVALID, and not written since */
+        bool dirty : 1;                     /* the value: written, and not yet given to the engine */
+        bool dropping : 1;                  /* to be unlocked when the operation in flight has ended */
         bool is_charged : 1;
         bool is_asked : 1;                      /* somebody has waited for it since it was granted or converted */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */

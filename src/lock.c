@@ -136,25 +136,6 @@ static unsigned value_flags(const Lock *lock)
         return DLM_LKF_VALBLK | (lock->lost && !lock->dirty ? DLM_LKF_IVVALBLK : 0);
 }
 
-/* Would its value be published before the resource's keeper is granted? When
- * the master dies then, the DLM takes an unlock under way for done, and no lock
- * is left that says that there was a value: it would read empty, not lost. */
-static gboolean is_early(const Lock *lock)
-{
-        const Lock *keeper = lock->resource->keeper;
-
-        return lock->dirty && mode_is_writer(lock->mode) && keeper && lock_is_busy(keeper);
-}
-
-static int convert(Lock *lock, LockMode mode, unsigned flags)
-{
-        Engine *engine = lock->resource->lockspace->tree->engine;
-
-        return engine->ops->convert(engine, lock->id, mode,
-                                    flags | (mode_is_writer(lock->mode) && mode <= lock->mode ? value_flags(lock) : DLM_LKF_VALBLK),
-                                    lock->value);
-}
-
 int lock_request(Lock *lock, LockMode mode, unsigned flags)
 {
         Lockspace *lockspace = lock->resource->lockspace;
@@ -173,8 +154,9 @@ int lock_request(Lock *lock, LockMode mode, unsigned flags)
                 r = engine->ops->lock(engine, &request);
         } else {
                 g_assert(lock->state == LOCK_HELD);
-                lock->is_held_up = mode <= lock->mode && is_early(lock);
-                r = lock->is_held_up ? 0 : convert(lock, mode, flags);
+                r = engine->ops->convert(engine, lock->id, mode,
+                                         flags | (mode_is_writer(lock->mode) && mode <= lock->mode ? value_flags(lock) : DLM_LKF_VALBLK),
+                                         lock->value);
         }
         if (r < 0)
                 return r;
@@ -187,7 +169,7 @@ void lock_cancel(Lock *lock)
 {
         Engine *engine = lock->resource->lockspace->tree->engine;
 
-        if (lock_is_busy(lock) && !lock->is_held_up)
+        if (lock_is_busy(lock))
                 engine->ops->cancel(engine, lock->id);
 }
 
@@ -217,9 +199,7 @@ void lock_drop(Lock *lock)
                 lock_cancel(lock);
                 break;
         case LOCK_HELD:
-                lock->is_held_up = is_early(lock);
-                if (!lock->is_held_up)
-                        unlock(lock);
+                unlock(lock);
                 break;
         case LOCK_UNLOCKING:
         case LOCK_ABANDONED:
@@ -227,36 +207,9 @@ void lock_drop(Lock *lock)
         }
 }
 
-static Lock *find_held_up(Resource *resource)
-{
-        for (GList *l = resource->locks.head; l; l = l->next)
-                if (((Lock *)l->data)->is_held_up)
-                        return l->data;
-        return NULL;
-}
-
-/* The keeper is there, or will never be. */
-static void send_held_up(Resource *resource)
-{
-        Lock *lock;
-        int r;
-
-        while ((lock = find_held_up(resource))) {
-                lock->is_held_up = FALSE;
-                if (lock->state == LOCK_HELD) {
-                        unlock(lock);
-                } else {                        /* downwards, or as it is: it has no flags but the value's */
-                        r = convert(lock, lock->wanted, 0);
-                        if (r < 0)
-                                lock_completed(resource->lockspace->tree, lock->id, r, 0, NULL);
-                }
-        }
-}
-
 void lock_abandon(Lock *lock)
 {
         set_dropping(lock);
-        lock->is_held_up = FALSE;
         set_state(lock, LOCK_ABANDONED);
 }
 
@@ -301,8 +254,6 @@ void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const u
                         lock_granted(lock, flags, value);
                 else
                         set_state(lock, has_failed_new ? LOCK_NEW : LOCK_HELD);
-                if (lock->by == BY_KEEPER)
-                        send_held_up(lock->resource);
                 if (lock->dropping && has_failed_new)
                         lock_free(lock);
                 else if (lock->dropping)                /* the grant crossed our cancel: give it back */

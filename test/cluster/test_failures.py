@@ -88,33 +88,6 @@ def test_when_its_node_is_killed(three_nodes, report):
             assert site.do("get(web / 'r')") == b"new"
 
 
-def test_a_value_survives_the_master_that_never_heard_of_its_keeper(three_nodes):
-    """The first value that a mount writes, published when the master has just died and nobody knows yet."""
-    with mounted(three_nodes.nodes) as (one, two, three):
-        make([one, two, three], "web")
-        two.actor("fds = [take('open', web, name, 'nl') for name in ('closed', 'lowered', 'synced')]")
-        writer = one.actor("""
-closed = take('open', web, 'closed', 'ex')
-lowered = take('flock', web, 'lowered', 'ex')
-synced = take('ofd', web, 'synced', 'ex')
-""")
-        two.node.freeze()
-        writer.do("""
-for fd in (closed, lowered, synced):
-    os.pwrite(fd, b"kept", 0)
-os.close(closed)
-""")
-        change = writer.start("fcntl.flock(lowered, fcntl.LOCK_SH), os.fsync(synced)")
-        assert not change.is_there()
-        two.node.crash()
-        change.result()
-        for site in (one, three):
-            for name in ("closed", "lowered", "synced"):
-                assert site.do(f"get(web / '.nl' / {name!r})") == b"kept", (site.node.number, name)
-            for name in ("closed", "lowered"):
-                assert site.do(f"get(web / '.pr' / {name!r})") == b"kept"
-
-
 @pytest.mark.parametrize("way", ["flock", "posix", "ofd"])
 def test_a_value_survives_the_master_while_its_reader_waits_to_write(three_nodes, way):
     """A lock above CR keeps the value when the master dies, also while it is converted."""

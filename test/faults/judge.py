@@ -266,6 +266,7 @@ class Register:
         self.order: dict[str, int] = {"": 0}    # of all that was written
         self.published = [Published("", None, 0)]
         self.possible: dict[str, Section] = {}  # written since, but perhaps never published
+        self.keepers: dict[tuple[int, int], Section] = {}       # of each node and life of its mount: the first to write
 
     def check(self, sections: list[Section]) -> None:
         for section in sections:
@@ -280,12 +281,18 @@ class Register:
 
     def _write(self, section: Section) -> None:
         self.order[section.write] = len(self.order)
+        self.keepers.setdefault(self._life(section), section)
         self.figures["values written"] += section.written is not None
         if section.written is not None and section.left is not None and not self._was_struck(section):
             self.published.append(Published(section.write, section, section.left))
             self.possible = {}
         else:
             self.possible[section.write] = section
+
+    def _life(self, section: Section) -> tuple[int, int]:
+        """Of the mount that it was on: each blow that may cost a value may begin another."""
+        return section.node, sum(blow.before <= section.asked and (blow.kind in COSTLY or blow.kind == "boot")
+                                 for blow in self.judge.blows[section.node])
 
     def _was_struck(self, section: Section) -> bool:
         """Between its write and its publication, or too soon after for that to be certain."""
@@ -330,13 +337,17 @@ class Register:
 
     def _may_be_lost(self, last: Published, section: Section, tick: int, any_node: bool) -> bool:
         """Was there a blow since it was written? @any_node: it may have struck the master, and that may be any. A daemon that is
-        killed while it asks for PW or EX may empty a value, wherever it is (README.md)."""
+        killed while it asks for PW or EX may empty a value, wherever it is, and a master that dies while the first value of a
+        mount is published (README.md)."""
         since = last.by.write_at - AFTERMATH * self.second if last.by else 0
         nodes = [node for node in self.judge.blows if any_node or last.by is None or node == last.by.node]
         if any(since <= outage.tick <= tick and node in nodes for (node, _), outage in self.judge.outages.items()):
             return True
         lockspace = section.resource.split("/")[0]
-        return any(blow.kind in COSTLY and (node in nodes or blow.kind == "daemon-kill") and
+        is_first = last.by is not None and self.keepers.get(self._life(last.by)) is last.by
+        published = last.by.left + self.judge.grace if is_first else 0
+        return any(blow.kind in COSTLY and
+                   (node in nodes or blow.kind == "daemon-kill" or blow.kind in FATAL | SLOW and blow.before <= published) and
                    (blow.kind != "force" or blow.target == lockspace) and blow.before <= tick and blow.after >= since
                    for node, blows in self.judge.blows.items() for blow in blows)
 

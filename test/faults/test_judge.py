@@ -212,6 +212,10 @@ def test_a_value_is_lost_after_a_blow_only():
     assert not accused(WROTE, kill, reads("v1"))
     assert not accused(WROTE, blow("node-kill", 3, 3000), reads(errno.EIO))
     assert found("the value is gone", WROTE, blow("node-kill", 3, 3000), reads(""))
+    asked = section("0 2980 2981 2982", "b", 2, write="v2")
+    assert not accused(WROTE, asked, blow("node-kill", 3, 3000), reads(""))             # its keeper was on the way
+    kept = section("0 2990 2991 2992", "b", 2, write="v3")
+    assert found("the value is gone", WROTE, asked, kept, blow("node-kill", 3, 3000), reads(""))
     assert found("a value is said to be lost", WROTE, blow("client-kill", 1, 3000, target="c"), reads(errno.EIO))
     assert found("a value is said to be lost", WROTE, blow("force", 3, 3000, target="db"), reads(errno.EIO))
     again = section("29000 30000 30010 30011", "b", 2, write="v2")
