@@ -44,8 +44,8 @@ Handle *handle_new_text(Tree *tree, uid_t uid);
 Handle *handle_new_directory(Tree *tree, uid_t uid);
 void handle_free(Handle *handle);               /* lets go of all its locks */
 
-/* What is read, and counted for who opened it: -EMFILE when he has too much of that, -ENOMEM. Both take it, whatever
- * comes of it, in the place of what was there. */
+/* What is read, and counted for who opened it, in the place of what was there. Both take it, whatever comes of it:
+ * after -EMFILE (he has too much of that) and -ENOMEM nothing is there. */
 int handle_set_text(Handle *handle, GString *text);
 int handle_set_serials(Handle *handle, GArray *serials);
 

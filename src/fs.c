@@ -708,10 +708,8 @@ static void fs_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset
                 return reply_result(req, "readdir", -ENOMEM);
         if (offset == 0 || !handle->serials)
                 r = handle_set_serials(handle, list_serials(tree, node, ino));
-        if (r < 0) {
-                handle_set_serials(handle, g_array_new(FALSE, FALSE, sizeof(gint64)));
+        if (r < 0)
                 return reply_result(req, "readdir", r);
-        }
         for (size_t position = offset; position < handle->serials->len + 2; position++) {
                 char name_buffer[FILE_NAME_MAX + 1];
                 struct stat st;

@@ -39,44 +39,45 @@ Handle *handle_new_file(Resource *resource, HandleKind kind, gboolean may_write)
         return handle;
 }
 
-Handle *handle_new_text(Tree *tree, uid_t uid)
+/* What is read through it counts for @uid. */
+static Handle *new_for(Tree *tree, HandleKind kind, uid_t uid)
 {
-        Handle *handle = handle_new(tree, HANDLE_TEXT);
+        Handle *handle = handle_new(tree, kind);
 
         if (handle)
                 handle->uid = uid;
         return handle;
+}
+
+Handle *handle_new_text(Tree *tree, uid_t uid)
+{
+        return new_for(tree, HANDLE_TEXT, uid);
 }
 
 Handle *handle_new_directory(Tree *tree, uid_t uid)
 {
-        Handle *handle = handle_new(tree, HANDLE_DIRECTORY);
-
-        if (handle)
-                handle->uid = uid;
-        return handle;
-}
-
-/* What it keeps is so long now. */
-static int charge_text(Handle *handle, size_t bytes)
-{
-        Users *users = handle->tree->users;
-        int r;
-
-        users_discharge_many(users, handle->uid, USER_TEXT, handle->bytes);
-        handle->bytes = 0;
-        r = users_charge_many(users, handle->uid, USER_TEXT, bytes);
-        if (r == 0)
-                handle->bytes = bytes;
-        return r;
+        return new_for(tree, HANDLE_DIRECTORY, uid);
 }
 
 static void text_clear(Handle *handle)
 {
-        charge_text(handle, 0);
+        users_discharge_many(handle->tree->users, handle->uid, USER_TEXT, handle->bytes);
+        handle->bytes = 0;
         if (handle->text)
                 g_string_free(g_steal_pointer(&handle->text), TRUE);
         g_clear_pointer(&handle->serials, g_array_unref);
+}
+
+/* For what was just set. */
+static int charge_text(Handle *handle, size_t bytes)
+{
+        int r = users_charge_many(handle->tree->users, handle->uid, USER_TEXT, bytes);
+
+        if (r < 0)
+                text_clear(handle);
+        else
+                handle->bytes = bytes;
+        return r;
 }
 
 int handle_set_text(Handle *handle, GString *text)

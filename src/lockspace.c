@@ -373,21 +373,29 @@ static void saved_read(Lock *keeper, int status, void *data)
         save_step_done(lockspace);
 }
 
+static void read_keeper(Lock *keeper)
+{
+        int r;
+
+        lock_set_callbacks(keeper, saved_read, NULL, NULL);
+        r = lock_request(keeper, MODE_NL, 0);
+        if (r < 0)
+                saved_read(keeper, r, NULL);
+}
+
 /* The keeper was just being made; a value that its writer published meanwhile is newer than its own. */
 static void keeper_made(Lock *keeper, int status, void *data)
 {
-        lock_set_callbacks(keeper, saved_read, NULL, NULL);
-        if (status == 0)
-                status = lock_request(keeper, MODE_NL, 0);
         if (status < 0)
                 saved_read(keeper, status, NULL);
+        else
+                read_keeper(keeper);
 }
 
 static void save(Lockspace *lockspace)
 {
         GHashTableIter iter;
         gpointer key;
-        int r;
 
         lockspace->state = LOCKSPACE_SAVING;
         lockspace->status = 0;
@@ -401,10 +409,10 @@ static void save(Lockspace *lockspace)
                 if (!keeper)
                         continue;
                 lockspace->pending++;
-                lock_set_callbacks(keeper, lock_is_busy(keeper) ? keeper_made : saved_read, NULL, NULL);
-                r = lock_is_busy(keeper) ? 0 : lock_request(keeper, MODE_NL, 0);
-                if (r < 0)
-                        saved_read(keeper, r, NULL);
+                if (lock_is_busy(keeper))
+                        lock_set_callbacks(keeper, keeper_made, NULL, NULL);
+                else
+                        read_keeper(keeper);
         }
         save_step_done(lockspace);
 }
