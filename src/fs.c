@@ -65,7 +65,10 @@ static void fs_init(void *userdata, struct fuse_conn_info *conn)
          * try-lock right after another's close fails. */
         conn->max_background = 65535;
         conn->congestion_threshold = 65535;
-        conn->max_write = 4096;
+        /* A value is one request, and one byte more is too, wherever in its caller's
+         * memory each byte is: the kernel makes of max_write a number of pages, and
+         * splits what lies on more, reads too. */
+        conn->max_write = (VALUE_LEN + 1) * sysconf(_SC_PAGESIZE);
         conn->want &= ~(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
         session_mounted(userdata);
 }

@@ -3,7 +3,9 @@
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
+import re
 import struct
 import subprocess
 
@@ -138,6 +140,40 @@ def test_a_write_past_byte_32_is_efbig_and_nothing_of_it_is_made(lockspace, data
         assert os.pread(fd, 100, 0) == b"before"
         assert os.pwrite(fd, b"after", 0) == 5
     assert get(lockspace / "rev") == b"aftere"
+
+
+def scattered(data):
+    """Its bytes, each on a page of its own, for writev and readv."""
+    pages = memoryview(mmap.mmap(-1, len(data) * mmap.PAGESIZE))
+    views = [pages[i * mmap.PAGESIZE:][:1] for i in range(len(data))]
+    for view, byte in zip(views, data, strict=True):
+        view[0] = byte
+    return views
+
+
+def requests_during(mountpoint, function):
+    """How many requests the daemon has answered for it."""
+    def count():
+        return int(re.search(rb"^lockspacefs_requests_total (\d+)$", get(mountpoint / ".metrics"), re.MULTILINE)[1])
+    counts = [count(), count()]
+    function()
+    counts.append(count())
+    return counts[2] - counts[1] - (counts[1] - counts[0])
+
+
+def test_a_value_is_one_request_wherever_it_lies_in_memory(lockspace):
+    """The kernel splits what lies on too many pages: a write past the end would be made in part, and who reads without
+    a lock would see half of one value and half of another."""
+    value = bytes(range(1, VALUE_LEN + 1))
+    with opened(lockspace / ".ex" / "r") as fd:
+        with raises_errno(errno.EFBIG):
+            os.pwritev(fd, scattered(value + b"x"), 0)
+        assert os.pread(fd, 100, 0) == b""
+        assert os.pwritev(fd, scattered(value), 0) == VALUE_LEN
+    with opened(lockspace / "r", os.O_RDONLY) as fd:
+        views = scattered(bytes(VALUE_LEN))
+        assert requests_during(lockspace.parent, lambda: os.preadv(fd, views, 0)) == 1
+        assert b"".join(views) == value
 
 
 @pytest.mark.parametrize("data, size",

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define TIMEOUT_S 1.0                           /* as in lockspacefs */
 #define VALUE_LEN 32
@@ -62,7 +63,7 @@ static void null_init(void *userdata, struct fuse_conn_info *conn)
 {
         conn->max_background = 65535;
         conn->congestion_threshold = 65535;
-        conn->max_write = 4096;
+        conn->max_write = (VALUE_LEN + 1) * sysconf(_SC_PAGESIZE);
         conn->want &= ~(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 }
 
