@@ -26,6 +26,7 @@ struct Resource {
         uint8_t name_len;
         Lock *keeper;                           /* NULL: nothing to keep */
         GQueue locks;                           /* of Lock */
+        GQueue unkept;                          /* of Request: writes that wait for the keeper's grant */
         uint8_t name[];
 };
 
@@ -44,8 +45,12 @@ void resource_unlist(Resource *resource);
 /* Its lockspace is dead: no name, no inode any more. */
 void resource_unname(Resource *resource);
 
-/* Keep the value that is about to be written. -ENOMEM: it would not outlive its writer. */
+/* Keep the value that is about to be written. -ENOMEM: it would not outlive its writer. What is in .unkept starts again, or
+ * fails, when the keeper is granted or refused. */
 int resource_keep(Resource *resource);
+gboolean resource_is_kept(const Resource *resource);    /* its keeper is granted, or there is none to wait for */
+/* Its keeper was granted or not, or is no more. For who has made himself the keeper's LockDone. */
+void resource_keeper_done(Resource *resource, int status);
 /* The value was seen: the file's size follows. */
 void resource_saw_value(Resource *resource, const uint8_t *value);
 

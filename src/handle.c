@@ -2,6 +2,7 @@
 #include "lockspace.h"
 #include "memory.h"
 #include "process.h"
+#include "request.h"
 #include "resource.h"
 #include "trace.h"
 #include <errno.h>
@@ -94,11 +95,26 @@ int handle_set_serials(Handle *handle, GArray *serials)
         return charge_text(handle, (size_t)serials->len * sizeof(gint64));
 }
 
+/* Writes through it that wait for a keeper. */
+static void fail_writes(Handle *handle, int status)
+{
+        GList *next;
+
+        for (GList *link = handle->holder.resource->unkept.head; link; link = next) {
+                Request *request = link->data;
+
+                next = link->next;
+                if (request->handle == handle)
+                        request_answer(request, status);
+        }
+}
+
 static void file_clear(Handle *handle)
 {
         Resource *resource = handle->holder.resource;
         Tree *tree = handle->tree;
 
+        fail_writes(handle, -ESHUTDOWN);        /* likewise */
         if (!handle->is_dead)
                 holder_fail(&handle->holder, -ESHUTDOWN);       /* only when the connection broke under them */
         holder_clear(&handle->holder);
@@ -217,6 +233,11 @@ int handle_write(Handle *handle, const char *data, size_t size, off_t offset, gb
                 return -EFBIG;
         if (size == 0)
                 return 0;
+        r = resource_keep(lock->resource);
+        if (r < 0)
+                return r;
+        if (!resource_is_kept(lock->resource))
+                return -EINPROGRESS;
         memcpy(value + offset, data, size);
         return lock_write(lock, value);
 }
@@ -295,6 +316,7 @@ void handle_set_dead(Handle *handle)
 {
         handle->is_dead = TRUE;
         handle_notify(handle);
+        fail_writes(handle, -ESTALE);
         fail_holders(handle, -ESTALE);
 }
 

@@ -213,11 +213,8 @@ static void release_ended(Lockspace *lockspace, int status)
                 g_queue_init(&lockspace->postponed);
                 for (GList *l = postponed.head; l; l = l->next)
                         ((Request *)l->data)->queue = &postponed;
-                while ((request = g_queue_peek_head(&postponed))) {
-                        g_queue_unlink(&postponed, &request->link);
-                        request->queue = NULL;
-                        request->start(request);
-                }
+                while ((request = g_queue_peek_head(&postponed)))
+                        request_restart(request);
         }
         lockspace_unref(lockspace);
 }
@@ -386,6 +383,7 @@ static void read_keeper(Lock *keeper)
 /* The keeper was just being made; a value that its writer published meanwhile is newer than its own. */
 static void keeper_made(Lock *keeper, int status, void *data)
 {
+        resource_keeper_done(keeper->resource, status);
         if (status < 0)
                 saved_read(keeper, status, NULL);
         else

@@ -7,6 +7,7 @@
 #include "process.h"
 #include "reply.h"
 #include "resource.h"
+#include "trace.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -25,8 +26,10 @@ typedef struct Detail {
         Resource *resource;                     /* READ, GETXATTR, GETLK: opens is counted */
         Lock *lock;                             /* READ, GETXATTR, GETLK: NULL when there is none */
         Lockspace *lockspace;                   /* RMDIR, LOCKS, SETATTR: a reference */
-        size_t size;                            /* READ, GETXATTR */
+        size_t size;                            /* READ, GETXATTR, WRITE */
         off_t offset;
+        char data[VALUE_LEN];                   /* WRITE */
+        bool is_appending;
         short type;                             /* GETLK: F_RDLCK, F_WRLCK */
         LockMode probe;                         /* GETLK: the mode that is being tried */
         char *name;                             /* MKDIR */
@@ -40,7 +43,7 @@ typedef struct Detail {
 
 static MemorySpares spares;                     /* of Request */
 
-static void request_restart(Request *request)
+static void holder_start(Request *request)
 {
         holder_lock(request->holder, request);
 }
@@ -65,7 +68,7 @@ static Request *request_new(fuse_req_t req, RequestKind kind)
         request->req = req;
         request->kind = kind;
         request->link.data = request;
-        request->start = request_restart;
+        request->start = holder_start;
         return request;
 }
 
@@ -97,6 +100,13 @@ void request_enqueue(Request *request, GQueue *queue)
         g_queue_push_tail_link(queue, &request->link);
 }
 
+void request_restart(Request *request)
+{
+        g_queue_unlink(request->queue, &request->link);
+        request->queue = NULL;
+        request->start(request);
+}
+
 /* --- answers --- */
 
 static void answer_open(Request *request, int status)
@@ -115,6 +125,8 @@ static void answer_open(Request *request, int status)
                 handle_free(handle);
 }
 
+static void detail_free(Detail *detail);
+
 /* The time that it took; nothing within one turn of the loop. */
 static gint64 waited_us(const Request *request, int status)
 {
@@ -130,6 +142,7 @@ static gint64 waited_us(const Request *request, int status)
 void request_answer(Request *request, int status)
 {
         fuse_req_t req = request->req;
+        Detail *idle = request->queue ? request->detail : NULL; /* nothing is under way for it that could free it */
 
         if (status == -EAGAIN && request->is_over_limit && request->wait)
                 status = -ENOLCK;               /* counts as no refusal: it was no try */
@@ -150,6 +163,7 @@ void request_answer(Request *request, int status)
         case REQUEST_FSYNC:
                 reply_result(req, "fsync", status);
                 break;
+        case REQUEST_WRITE:
         case REQUEST_READ:
         case REQUEST_GETXATTR:
         case REQUEST_GETLK:
@@ -163,6 +177,8 @@ void request_answer(Request *request, int status)
                 break;
         }
         memory_give(&spares, request);
+        if (idle)
+                detail_free(idle);
 }
 
 /* --- signals and limits --- */
@@ -336,6 +352,7 @@ static fuse_req_t detail_take_req(Detail *detail)
 static void detail_interrupted(Detail *detail)
 {
         switch (detail->request->kind) {
+        case REQUEST_WRITE:
         case REQUEST_READ:
         case REQUEST_GETXATTR:
         case REQUEST_GETLK:
@@ -373,6 +390,54 @@ static gboolean detail_begin(Detail *detail, Lockspace *lockspace)
                 return TRUE;
         request_enqueue(request, &lockspace->postponed);
         return FALSE;
+}
+
+/* --- the first value that is written --- */
+
+static void reply_written(fuse_req_t req, size_t size)
+{
+        trace("write: %zu bytes", size);
+        fuse_reply_write(req, size);
+}
+
+static void write_start(Request *request)
+{
+        Detail *detail = request->detail;
+        const size_t size = detail->size;
+        Resource *resource = request->handle->holder.resource;
+        int r = handle_write(request->handle, detail->data, size, detail->offset, detail->is_appending);
+
+        if (r == -EINPROGRESS) {
+                if (detail_begin(detail, resource->lockspace))
+                        request_enqueue(request, &resource->unkept);
+        } else if (r < 0) {
+                detail_fail(detail, r);
+        } else {
+                reply_written(detail_take_req(detail), size);
+                detail_free(detail);
+        }
+}
+
+/* It waits for the keeper. When a value that a mount has written is published before the master has its keeper, and the
+ * master dies, the DLM finds no lock that had a value: it would read empty, not lost. */
+void request_write(fuse_req_t req, Handle *handle, const char *data, size_t size, off_t offset, gboolean append)
+{
+        int r = handle_write(handle, data, size, offset, append);
+        Detail *detail;
+
+        if (r == 0)
+                return reply_written(req, size);
+        if (r != -EINPROGRESS)
+                return reply_result(req, "write", r);
+        detail = detail_new(req, REQUEST_WRITE, write_start);
+        if (!detail)
+                return;
+        detail->request->handle = handle;
+        memcpy(detail->data, data, size);
+        detail->size = size;
+        detail->offset = offset;
+        detail->is_appending = append;
+        write_start(detail->request);
 }
 
 /* --- the value, without a lock --- */

@@ -2,6 +2,7 @@
 #include "lock.h"
 #include "lockspace.h"
 #include "memory.h"
+#include "request.h"
 #include <errno.h>
 #include <string.h>
 
@@ -143,17 +144,35 @@ void resource_unlist(Resource *resource)
         node_touch(&resource->lockspace->node);
         resource->lockspace->files--;
         lock_drop(g_steal_pointer(&resource->keeper));
+        resource_keeper_done(resource, 0);
         tree_notify_attr(resource->lockspace->tree, &resource->node);
+}
+
+void resource_keeper_done(Resource *resource, int status)
+{
+        Request *request;
+
+        while (resource_is_kept(resource) && (request = g_queue_peek_head(&resource->unkept))) {
+                if (status < 0)
+                        request_answer(request, status);
+                else
+                        request_restart(request);
+        }
 }
 
 static void keeper_done(Lock *keeper, int status, void *data)
 {
         Resource *resource = data;
 
-        if (status == 0)
-                return;
-        g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
-        lock_drop(g_steal_pointer(&resource->keeper));
+        if (status < 0) {
+                g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
+                resource->keeper = NULL;
+        }
+        resource_keeper_done(resource, status);
+        if (resource->keeper == keeper && !resource->is_listed)
+                resource->keeper = NULL;        /* who wanted to write has been interrupted, or has no lock any more */
+        if (resource->keeper != keeper)
+                lock_drop(keeper);
 }
 
 int resource_keep(Resource *resource)
@@ -163,8 +182,7 @@ int resource_keep(Resource *resource)
 
         if (resource->keeper || !resource->is_named)
                 return 0;
-        /* NL with EXPEDITE is granted whoever holds or waits, and the engine has
-         * it before the unlock that publishes the value. */
+        /* NL with EXPEDITE is granted whoever holds or waits. */
         r = lock_new(resource, BY_KEEPER, 0, 0, &keeper);
         if (r < 0)
                 return r;
@@ -175,6 +193,11 @@ int resource_keep(Resource *resource)
         else
                 resource->keeper = keeper;
         return r;
+}
+
+gboolean resource_is_kept(const Resource *resource)
+{
+        return !resource->keeper || !lock_is_busy(resource->keeper);
 }
 
 unsigned value_size(const uint8_t *value)

@@ -108,6 +108,28 @@ def test_a_value_survives_the_master_while_its_reader_waits_to_write(three_nodes
             assert site.do("get(web / '.pr' / 'r')") == b"kept"
 
 
+def test_the_first_value_waits_for_its_keeper(three_nodes):
+    """Published while nobody knows yet that the master is dead, it would be neither there nor lost."""
+    endings = {"closed": "os.close(fd)", "lowered": "fcntl.flock(fd, fcntl.LOCK_SH)", "synced": "os.fsync(fd)"}
+    with mounted(three_nodes.nodes) as (one, two, three):
+        make([one, two, three], "web")
+        two.actor(f"fds = [take('open', web, name, 'nl') for name in {[*endings, 'broken off']}]")
+        writers = {name: one.holder("flock", name) for name in endings}
+        broken_off = one.holder("flock", "broken off")
+        two.node.freeze()
+        assert broken_off.do("interrupted_write(fd, b'never')") == errno.EINTR
+        broken_off.do("os.close(fd)")
+        writes = [writers[name].start(f"os.write(fd, b'kept') and {ending}") for name, ending in endings.items()]
+        assert not any(write.is_there() for write in writes)
+        two.node.crash()
+        for write in writes:
+            write.result()
+        for site in (one, three):
+            for name in endings:
+                assert site.do(f"get(web / '.nl' / {name!r})") == b"kept", (site.number, name)
+            assert site.do("get(web / '.nl' / 'broken off')") == b""
+
+
 def test_when_the_daemon_is_killed(sites, report):
     one, two = sites
     two.do("put(web / '.ex' / 'r', b'old')")
