@@ -188,23 +188,33 @@ class Judge:
             last = section
 
     def _check_quorum(self) -> None:
-        """A node that knows that it is alone gets nothing that it asked for since."""
-        alone: dict[int, list[list[int]]] = defaultdict(list)           # of each node: from, to
+        """A node that knows that it is alone gets nothing that it asked for since, where it had not been alone."""
+        alone: dict[int, list[list]] = defaultdict(list)        # of each node: from, to, and whom it lost
+        members: dict[int, frozenset] = defaultdict(lambda: frozenset(self.blows))
         for view in sorted(self.history.views, key=lambda view: view.tick):
             periods = alone[view.node]
             if view.is_quorate:
                 if periods and periods[-1][1] is None:
                     periods[-1][1] = view.tick
             elif not periods or periods[-1][1] is not None:
-                periods.append([view.tick, None])
+                periods.append([view.tick, None, members[view.node] - view.members])
+            members[view.node] = view.members
         for section in self.sections:
             outage = self.outage(section)
             if outage and outage.noticed is not None and section.asked > outage.noticed + self.grace:
                 self.accuse("granted on a node that had been thrown out, and knew", section, outage)
-            for begin, end in alone[section.node]:
+            for begin, end, lost in alone[section.node]:
                 if section.asked > begin + self.grace and (end is None or section.begin + self.grace < end) and \
-                        self.boot_of(section.node, begin) == self.boot_of(section.node, section.asked):
+                        self.boot_of(section.node, begin) == self.boot_of(section.node, section.asked) and \
+                        any(self._is_member(node, section.resource.split("/")[0], begin) for node in lost - {section.node}):
                     self.accuse(f"granted without quorum, which was lost at {begin} and came back at {end}", section)
+
+    def _is_member(self, node: int, lockspace: str, tick: int) -> bool:
+        """Certainly: the node has had locks in that lockspace since its start, which was not forced away since."""
+        joined = [section.begin for section in self.sections if section.node == node and section.begin < tick and
+                  section.resource.startswith(lockspace + "/") and self.boot_of(node, section.begin) == self.boot_of(node, tick)]
+        return bool(joined) and not any(blow.kind == "force" and blow.target == lockspace and max(joined) < blow.after and blow.before < tick
+                                        for blow in self.blows[node])
 
     def _check_telling(self) -> None:
         """Who still looks after his lock when its daemon has been killed must find that out."""
@@ -266,7 +276,6 @@ class Register:
         self.order: dict[str, int] = {"": 0}    # of all that was written
         self.published = [Published("", None, 0)]
         self.possible: dict[str, Section] = {}  # written since, but perhaps never published
-        self.keepers: dict[tuple[int, int], Section] = {}       # of each node and life of its mount: the first to write
 
     def check(self, sections: list[Section]) -> None:
         for section in sections:
@@ -281,18 +290,12 @@ class Register:
 
     def _write(self, section: Section) -> None:
         self.order[section.write] = len(self.order)
-        self.keepers.setdefault(self._life(section), section)
         self.figures["values written"] += section.written is not None
         if section.written is not None and section.left is not None and not self._was_struck(section):
             self.published.append(Published(section.write, section, section.left))
             self.possible = {}
         else:
             self.possible[section.write] = section
-
-    def _life(self, section: Section) -> tuple[int, int]:
-        """Of the mount that it was on: each blow that may cost a value may begin another."""
-        return section.node, sum(blow.before <= section.asked and (blow.kind in COSTLY or blow.kind == "boot")
-                                 for blow in self.judge.blows[section.node])
 
     def _was_struck(self, section: Section) -> bool:
         """Between its write and its publication, or too soon after for that to be certain."""
@@ -337,17 +340,13 @@ class Register:
 
     def _may_be_lost(self, last: Published, section: Section, tick: int, any_node: bool) -> bool:
         """Was there a blow since it was written? @any_node: it may have struck the master, and that may be any. A daemon that is
-        killed while it asks for PW or EX may empty a value, wherever it is, and a master that dies while the first value of a
-        mount is published (README.md)."""
+        killed while it asks for PW or EX may empty a value, wherever it is (README.md)."""
         since = last.by.write_at - AFTERMATH * self.second if last.by else 0
         nodes = [node for node in self.judge.blows if any_node or last.by is None or node == last.by.node]
         if any(since <= outage.tick <= tick and node in nodes for (node, _), outage in self.judge.outages.items()):
             return True
         lockspace = section.resource.split("/")[0]
-        is_first = last.by is not None and self.keepers.get(self._life(last.by)) is last.by
-        published = last.by.left + self.judge.grace if is_first else 0
-        return any(blow.kind in COSTLY and
-                   (node in nodes or blow.kind == "daemon-kill" or blow.kind in FATAL | SLOW and blow.before <= published) and
+        return any(blow.kind in COSTLY and (node in nodes or blow.kind == "daemon-kill") and
                    (blow.kind != "force" or blow.target == lockspace) and blow.before <= tick and blow.after >= since
                    for node, blows in self.judge.blows.items() for blow in blows)
 
