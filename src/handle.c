@@ -236,7 +236,7 @@ int handle_write(Handle *handle, const char *data, size_t size, off_t offset, gb
         r = resource_keep(lock->resource);
         if (r < 0)
                 return r;
-        if (!resource_is_kept(lock->resource))
+        if (!resource_is_kept(lock->resource) && lockspace_grants_locks(lock->resource->lockspace))
                 return -EINPROGRESS;
         memcpy(value + offset, data, size);
         return lock_write(lock, value);

@@ -36,10 +36,12 @@ typedef struct Detail {
         mode_t mode;
         uid_t uid;
         gid_t gid;
-        guint timer;                            /* MKDIR, RMDIR: 0: none */
+        guint timer;                            /* MKDIR, RMDIR, WRITE: 0: none */
         Handle *handle;                         /* LOCKS: NULL once it is the kernel's */
         struct fuse_file_info fi;               /* LOCKS */
 } Detail;
+
+#define LOOK_AGAIN_MS 100                       /* at a lockspace in which a write waits */
 
 static MemorySpares spares;                     /* of Request */
 
@@ -400,6 +402,19 @@ static void reply_written(fuse_req_t req, size_t size)
         fuse_reply_write(req, size);
 }
 
+/* When the lockspace stops nothing is published before the keeper is granted: nobody need wait any longer. It must not
+ * be for long, since an unlink of the file waits for the write in the kernel, with its directory locked. */
+static gboolean write_look_again(void *data)
+{
+        Detail *detail = data;
+
+        if (lockspace_grants_locks(detail->request->handle->holder.resource->lockspace))
+                return G_SOURCE_CONTINUE;
+        detail->timer = 0;
+        request_restart(detail->request);
+        return G_SOURCE_REMOVE;
+}
+
 static void write_start(Request *request)
 {
         Detail *detail = request->detail;
@@ -408,8 +423,11 @@ static void write_start(Request *request)
         int r = handle_write(request->handle, detail->data, size, detail->offset, detail->is_appending);
 
         if (r == -EINPROGRESS) {
-                if (detail_begin(detail, resource->lockspace))
-                        request_enqueue(request, &resource->unkept);
+                if (!detail_begin(detail, resource->lockspace))
+                        return;
+                request_enqueue(request, &resource->unkept);
+                if (detail->timer == 0)
+                        detail->timer = g_timeout_add(LOOK_AGAIN_MS, write_look_again, detail);
         } else if (r < 0) {
                 detail_fail(detail, r);
         } else {
@@ -419,7 +437,7 @@ static void write_start(Request *request)
 }
 
 /* It waits for the keeper. When a value that a mount has written is published before the master has its keeper, and the
- * master dies, the DLM finds no lock that had a value: it would read empty, not lost. */
+ * master dies, the DLM takes the unlock for done and finds no lock that had a value: it would read empty, not lost. */
 void request_write(fuse_req_t req, Handle *handle, const char *data, size_t size, off_t offset, gboolean append)
 {
         int r = handle_write(handle, data, size, offset, append);

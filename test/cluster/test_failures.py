@@ -279,6 +279,24 @@ def test_reads_and_fsync_in_a_stopped_lockspace_wait_and_end_with_a_signal(prepa
     assert two.do("get(web / '.nl' / 'written')") == b"later"
 
 
+def test_a_first_value_in_a_stopped_lockspace_is_taken_at_once(prepared):
+    """Its keeper goes with the rest when the lockspace goes on. (Waiting, it would hold up an unlink in the kernel, and
+    that the directory.)"""
+    one, two = prepared
+    writers = {name: one.holder("flock", name) for name in ("first", "unlinked", "killed")}
+    with stopped(prepared):
+        for name, writer in writers.items():
+            assert writer.do("seconds_of(lambda: os.write(fd, b'value'))") < 1, name
+        one.do("os.unlink(web / 'unlinked')")
+        writers["killed"].kill()
+        everything_else_answers(one)
+        for name in ("first", "unlinked"):
+            writers[name].do("os.close(fd)")
+    for name in writers:
+        two.wait_free(name)
+        assert two.do(f"get(web / '.nl' / {name!r})") == (b"" if name == "unlinked" else b"value"), name
+
+
 def test_a_daemon_killed_while_a_worker_hangs_lets_go_of_the_rest(prepared, report):
     """The worker hangs in the kernel for as long as its lockspace is stopped."""
     one, two = prepared
