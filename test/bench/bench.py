@@ -85,13 +85,7 @@ def run(bench, groups):
     return rows
 
 
-def main(argv):
-    arguments = parse(argv)
-    groups = [name for name in GROUPS if not arguments.only or name in arguments.only]
-    with tempfile.TemporaryDirectory(prefix="bench-") as work:
-        os.chmod(work, 0o755)
-        bench = Bench(arguments, work)
-        runs = [run(bench, groups) for _ in range(arguments.runs)]
+def tell(arguments, runs):
     found = report.verdicts(runs)
     print(report.tables(runs[-1]))
     print()
@@ -99,6 +93,21 @@ def main(argv):
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine(), "program": str(daemon_path()), "options": arguments.options,
                                               "short": arguments.short, "runs": runs, "targets": found}, indent=1) + "\n")
+
+
+def main(argv):
+    arguments = parse(argv)
+    groups = [name for name in GROUPS if not arguments.only or name in arguments.only]
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as work:
+        os.chmod(work, 0o755)
+        bench = Bench(arguments, work)
+        try:
+            for _ in range(arguments.runs):
+                runs.append(run(bench, groups))
+        finally:
+            if runs:
+                tell(arguments, runs)           # also when a later one has failed
     return 0
 
 

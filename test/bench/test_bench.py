@@ -17,8 +17,8 @@ from lockspacefs_test import NOBODY, PROJECT, TIMEOUT, daemon_path, processes_wi
 BENCH = PROJECT / "test/bench"
 sys.path.insert(0, str(BENCH))
 
+import bench                                                    # noqa: E402
 import report                                                   # noqa: E402
-from bench import parse                                         # noqa: E402
 from calls import PLACEMENTS, ratio                             # noqa: E402
 from servers import OPERATIONS                                  # noqa: E402
 from targets import TARGETS, Target                             # noqa: E402
@@ -172,7 +172,7 @@ def test_commands_of_the_documents_are_well_formed():
                 for line in re.findall(r"^    test/bench/run\b(.*?)(?:  +#.*)?$", document.read_text(), re.M)]
     assert len(commands) >= 6
     for command in commands:
-        parse(command.split())
+        bench.parse(command.split())
 
 
 # --- judgement ---------------------------------------------------------------
@@ -225,3 +225,19 @@ def test_needs_root(directory):
 def test_plot_says_what_is_wrong(directory):
     done = run_bench(directory / "missing.json", program=BENCH / "plot")
     assert done.returncode == 2 and "missing.json" in done.stderr
+
+
+def test_what_was_measured_is_told_though_a_later_run_fails(monkeypatch, tmp_path, capsys):
+    """Minutes of measuring are not lost."""
+    results = iter([[{"group": "memory", "what": "waiter, with its open file", "on": "lockspacefs", "bytes": 500}], OSError("gone")])
+
+    def measure(_):
+        result = next(results)
+        if isinstance(result, OSError):
+            raise result
+        return result
+    monkeypatch.setattr(bench, "GROUPS", {"memory": measure})
+    with pytest.raises(OSError, match="gone"):
+        bench.main(["--runs", "3", "--json", str(tmp_path / "figures.json")])
+    assert len(json.loads((tmp_path / "figures.json").read_text())["runs"]) == 1
+    assert "waiter, with its open file" in capsys.readouterr().out
