@@ -61,9 +61,7 @@ LockBy handle_fcntl_by(Handle *handle, guint64 owner, pid_t thread);
 /* The lock under which this file is read: the strongest it has; NULL: none. */
 Lock *handle_find_lock(Handle *handle);
 
-/* write(2): -ENOLCK without PW or EX, -EFBIG past the value's end, -ESTALE, -ENOMEM. -EINPROGRESS: nothing is written
- * yet, the keeper of the value is not granted; write again when it is (Resource.unkept), or
- * when the lockspace is stopped, since then an unlock does not overtake the keeper either. */
+/* write(2): -ENOLCK without PW or EX, -EFBIG past the value's end, -ESTALE, -ENOMEM. */
 int handle_write(Handle *handle, const char *data, size_t size, off_t offset, gboolean append);
 /* ftruncate(2) and O_TRUNC: what is behind @size is cut off. */
 int handle_truncate(Handle *handle, off_t size);

@@ -41,11 +41,15 @@ struct Lock {
         LockBy by : 8;
         LockMode mode : 8;                      /* held; NL when nothing is */
         LockMode wanted : 8;                    /* of LOCKING and CONVERTING */
-        bool lost : 1;                      /* the value: VALNOTVALID, and not written since */
-        bool dirty : 1;                     /* the value: written, and not yet given to the engine */
-        bool dropping : 1;                  /* to be unlocked when the operation in flight has ended */
+        bool lost : 1;                          /* the value: VALNOTVALID, and not written since */
+        bool dirty : 1;                         /* the value: written, and not yet given to the engine … */
+        bool is_rewritten : 1;                  /* … since the convert in flight, which gave it another */
+        bool dropping : 1;                      /* to be unlocked when the operation in flight has ended */
         bool is_charged : 1;
         bool is_asked : 1;                      /* somebody has waited for it since it was granted or converted */
+        bool is_held_up : 1;                    /* its operation waits for the resource's keeper; HELD: that is its unlock */
+        bool is_cancelled : 1;                  /* that: it is to end then, without the engine */
+        unsigned flags;                         /* that: of lock_request() */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
         gint64 since_us;                        /* monotonic: in this state */
         Resource *resource;                     /* kept alive by its locks */
@@ -69,9 +73,14 @@ void lock_drop(Lock *lock);
 void lock_abandon(Lock *lock);
 void lock_free(Lock *lock);                     /* the engine must not know it any more */
 
+/* write(2) under it, in PW or EX. */
+void lock_set_value(Lock *lock, const uint8_t *value);
+
 gboolean lock_is_busy(const Lock *lock);        /* an operation is in flight */
 gboolean lock_has(const Lock *lock);            /* it holds a mode, converting or not */
 gboolean lock_counts(const Lock *lock);         /* a person's: held or waited for, not given up, not a keeper */
+/* Is a value that was written on its way out with an unlock? */
+gboolean locks_are_publishing(Tree *tree);
 const char *lock_by_to_string(LockBy by);
 
 /* From the engine. */

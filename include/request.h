@@ -12,7 +12,6 @@ typedef enum RequestKind {
         REQUEST_SETLK,
         REQUEST_OPEN,                           /* in a mode directory */
         REQUEST_FSYNC,
-        REQUEST_WRITE,                          /* of the first value of this mount in a file */
         REQUEST_READ,                           /* of a value, without a lock */
         REQUEST_GETXATTR,                       /* user.value */
         REQUEST_GETLK,
@@ -35,10 +34,10 @@ struct Request {
         pid_t pid;                              /* SETLK: the caller's process; 0: not told */
         int flags;                              /* OPEN: of fuse_file_info */
         Holder *holder;                         /* FLOCK, SETLK, OPEN, FSYNC: whom it is for */
-        Handle *handle;                         /* SETLK, WRITE: through which file; cannot be closed before the answer */
-        GList link;                             /* in Holder.waiting, Lockspace.postponed or Resource.unkept */
+        Handle *handle;                         /* SETLK: through which file; cannot be closed before the answer */
+        GList link;                             /* in Holder.waiting or Lockspace.postponed */
         GQueue *queue;                          /* that queue, NULL: in none */
-        void (*start)(Request *request);        /* what one that waited in a queue does when its time has come */
+        void (*start)(Request *request);        /* what a postponed one does when its time has come */
         struct Detail *detail;                  /* of those without a holder: request.c */
 };
 
@@ -48,7 +47,6 @@ void request_setlk(fuse_req_t req, Handle *handle, guint64 owner, const struct f
 void request_getlk(fuse_req_t req, Handle *handle, guint64 owner, const struct flock *flock);
 void request_open_mode(fuse_req_t req, Resource *resource, LockMode mode, const struct fuse_file_info *fi);
 void request_fsync(fuse_req_t req, Handle *handle);
-void request_write(fuse_req_t req, Handle *handle, const char *data, size_t size, off_t offset, gboolean append);
 
 /* The value without a lock: the last that a writer released. */
 void request_read(fuse_req_t req, Resource *resource, size_t size, off_t offset);
@@ -67,6 +65,5 @@ void request_answer(Request *request, int status);
 void request_begin_wait(Request *request);
 /* … and if it was not, signals get through from then on. */
 void request_let_signals_through(Tree *tree);
-/* It waits in @queue, Holder.waiting, Lockspace.postponed or Resource.unkept, until it is taken out or answered. */
+/* It waits in @queue, Holder.waiting or Lockspace.postponed, until it is taken out or answered. */
 void request_enqueue(Request *request, GQueue *queue);
-void request_restart(Request *request);         /* out of its queue: its time has come */

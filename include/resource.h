@@ -24,9 +24,9 @@ struct Resource {
         unsigned views : 8;                     /* bit VIEW: that inode was looked up */
         uint8_t size;                           /* of the value, as this mount last saw it */
         uint8_t name_len;
+        unsigned held_up;                       /* of its locks: is_held_up */
         Lock *keeper;                           /* NULL: nothing to keep */
         GQueue locks;                           /* of Lock */
-        GQueue unkept;                          /* of Request: writes that wait for the keeper's grant */
         uint8_t name[];
 };
 
@@ -45,12 +45,8 @@ void resource_unlist(Resource *resource);
 /* Its lockspace is dead: no name, no inode any more. */
 void resource_unname(Resource *resource);
 
-/* Keep the value that is about to be written. -ENOMEM: it would not outlive its writer. What is in .unkept starts again, or
- * fails, when the keeper is granted or refused. */
+/* Keep the value that is about to be written. -ENOMEM: it would not outlive its writer. */
 int resource_keep(Resource *resource);
-gboolean resource_is_kept(const Resource *resource);    /* its keeper is granted, or there is none to wait for */
-/* Its keeper was granted or not, or is no more. For who has made himself the keeper's LockDone. */
-void resource_keeper_done(Resource *resource, int status);
 /* The value was seen: the file's size follows. */
 void resource_saw_value(Resource *resource, const uint8_t *value);
 

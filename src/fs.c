@@ -518,13 +518,14 @@ static void fs_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
         Handle *handle = get_handle(req, fi);
         int r;
 
-        if (handle->kind != HANDLE_TEXT)
-                return request_write(req, handle, data, size, offset, (fi->flags & O_APPEND) != 0);
-        r = write_force(req, ino, data, size);
-        if (r < 0)
-                reply_result(req, "write", r);
+        if (handle->kind == HANDLE_TEXT)
+                r = write_force(req, ino, data, size);
         else
-                fuse_reply_write(req, size);
+                r = handle_write(handle, data, size, offset, (fi->flags & O_APPEND) != 0);
+        if (r < 0)
+                return reply_result(req, "write", r);
+        trace("write: %zu bytes", size);
+        fuse_reply_write(req, size);
 }
 
 static void fs_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -2,7 +2,6 @@
 #include "lockspace.h"
 #include "memory.h"
 #include "process.h"
-#include "request.h"
 #include "resource.h"
 #include "trace.h"
 #include <errno.h>
@@ -95,26 +94,11 @@ int handle_set_serials(Handle *handle, GArray *serials)
         return charge_text(handle, (size_t)serials->len * sizeof(gint64));
 }
 
-/* Writes through it that wait for a keeper. */
-static void fail_writes(Handle *handle, int status)
-{
-        GList *next;
-
-        for (GList *link = handle->holder.resource->unkept.head; link; link = next) {
-                Request *request = link->data;
-
-                next = link->next;
-                if (request->handle == handle)
-                        request_answer(request, status);
-        }
-}
-
 static void file_clear(Handle *handle)
 {
         Resource *resource = handle->holder.resource;
         Tree *tree = handle->tree;
 
-        fail_writes(handle, -ESHUTDOWN);        /* likewise */
         if (!handle->is_dead)
                 holder_fail(&handle->holder, -ESHUTDOWN);       /* only when the connection broke under them */
         holder_clear(&handle->holder);
@@ -186,14 +170,14 @@ Lock *handle_find_lock(Handle *handle)
         return best;
 }
 
-/* The lock under which this file is written: PW or EX. */
+/* The lock under which this file is written: PW or EX, and not on its way down: that has given its value already. */
 static int find_writer(Handle *handle, Lock **ret_lock)
 {
         Lock *lock = handle_find_lock(handle);
 
         if (handle->holder.is_dead)
                 return -ESTALE;
-        if (!lock || !mode_is_writer(lock->mode))
+        if (!lock || !mode_is_writer(lock->mode) || (lock->state == LOCK_CONVERTING && !mode_is_writer(lock->wanted)))
                 return -ENOLCK;
         *ret_lock = lock;
         return 0;
@@ -207,9 +191,7 @@ static int lock_write(Lock *lock, const uint8_t *value)
         r = resource_keep(resource);
         if (r < 0)
                 return r;
-        memcpy(lock->value, value, VALUE_LEN);
-        lock->dirty = TRUE;
-        lock->lost = FALSE;
+        lock_set_value(lock, value);
         resource_list_written(resource);
         resource->node.mtime_ns = time_ns();
         resource_saw_value(resource, lock->value);
@@ -233,11 +215,6 @@ int handle_write(Handle *handle, const char *data, size_t size, off_t offset, gb
                 return -EFBIG;
         if (size == 0)
                 return 0;
-        r = resource_keep(lock->resource);
-        if (r < 0)
-                return r;
-        if (!resource_is_kept(lock->resource) && lockspace_grants_locks(lock->resource->lockspace))
-                return -EINPROGRESS;
         memcpy(value + offset, data, size);
         return lock_write(lock, value);
 }
@@ -316,7 +293,6 @@ void handle_set_dead(Handle *handle)
 {
         handle->is_dead = TRUE;
         handle_notify(handle);
-        fail_writes(handle, -ESTALE);
         fail_holders(handle, -ESTALE);
 }
 

@@ -11,6 +11,14 @@
  * lock->value, an unlock or a convert from PW or EX writes lock->value back. A
  * value that is lost (VALNOTVALID) and was not written since goes back as
  * lost, with IVVALBLK.
+ *
+ * Who writes the first value of this mount in a resource has just asked for
+ * its keeper. When the master dies before it has granted that, the DLM takes
+ * an unlock that was on its way for done, finds no lock that had a value, and
+ * makes an empty one: it would read empty, not lost. So what publishes a value
+ * waits for the keeper's grant; and so does all that is asked for there after
+ * it, since what a mount does to a resource happens in its order. Those are
+ * the last in Resource.locks, in that order.
  */
 
 static MemorySpares spares;                     /* of Lock */
@@ -35,6 +43,17 @@ gboolean lock_has(const Lock *lock)
 gboolean lock_counts(const Lock *lock)
 {
         return !lock->dropping && !is_internal(lock->by) && (lock_has(lock) || lock_is_busy(lock));
+}
+
+gboolean locks_are_publishing(Tree *tree)
+{
+        uint32_t id = 0;
+        const Lock *lock;
+
+        while ((lock = id_table_next(&tree->locks, &id)))
+                if (lock->dirty && lock->dropping && (lock->state == LOCK_UNLOCKING || lock->is_held_up))
+                        return TRUE;
+        return FALSE;
 }
 
 /* Add this lock to the counts, or with -1 take it out. */
@@ -114,12 +133,31 @@ void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void
         lock->data = data;
 }
 
+/* Its operation is to wait for the keeper. */
+static void hold_up(Lock *lock)
+{
+        Resource *resource = lock->resource;
+
+        trace("lock %u: waits for the keeper", lock->id);
+        lock->is_held_up = TRUE;
+        resource->held_up++;
+        g_queue_unlink(&resource->locks, &lock->link);
+        g_queue_push_tail_link(&resource->locks, &lock->link);
+}
+
+static void hold_up_no_more(Lock *lock)
+{
+        lock->resource->held_up -= lock->is_held_up;
+        lock->is_held_up = FALSE;
+}
+
 void lock_free(Lock *lock)
 {
         Resource *resource = lock->resource;
         Lockspace *lockspace = resource->lockspace;
 
         set_dropping(lock);
+        hold_up_no_more(lock);
         g_queue_unlink(&resource->locks, &lock->link);
         id_table_remove(&lockspace->tree->locks, lock->id);
         memory_give(&spares, lock);
@@ -136,32 +174,51 @@ static unsigned value_flags(const Lock *lock)
         return DLM_LKF_VALBLK | (lock->lost && !lock->dirty ? DLM_LKF_IVVALBLK : 0);
 }
 
-int lock_request(Lock *lock, LockMode mode, unsigned flags)
+/* Would a convert to @mode, or with NL an unlock, publish a value whose keeper is not granted? */
+static gboolean is_early(const Lock *lock, LockMode mode)
+{
+        const Lock *keeper = lock->resource->keeper;
+
+        return lock->dirty && mode_is_writer(lock->mode) && mode <= lock->mode && keeper && lock_is_busy(keeper);
+}
+
+static int ask(Lock *lock, gboolean is_new, LockMode mode, unsigned flags)
 {
         Lockspace *lockspace = lock->resource->lockspace;
         Engine *engine = lockspace->tree->engine;
+        const EngineLock request = {
+                .lockspace = lockspace->id,
+                .id = lock->id,
+                .mode = mode,
+                .flags = flags | DLM_LKF_VALBLK,
+                .name = lock->resource->name,
+                .name_len = lock->resource->name_len,
+        };
+
+        if (is_new)
+                return engine->ops->lock(engine, &request);
+        lock->is_rewritten = FALSE;
+        return engine->ops->convert(engine, lock->id, mode,
+                                    flags | (mode_is_writer(lock->mode) && mode <= lock->mode ? value_flags(lock) : DLM_LKF_VALBLK),
+                                    lock->value);
+}
+
+int lock_request(Lock *lock, LockMode mode, unsigned flags)
+{
+        const gboolean is_new = lock->state == LOCK_NEW;
         int r;
 
-        if (lock->state == LOCK_NEW) {
-                const EngineLock request = {
-                        .lockspace = lockspace->id,
-                        .id = lock->id,
-                        .mode = mode,
-                        .flags = flags | DLM_LKF_VALBLK,
-                        .name = lock->resource->name,
-                        .name_len = lock->resource->name_len,
-                };
-                r = engine->ops->lock(engine, &request);
+        g_assert(is_new || lock->state == LOCK_HELD);
+        if (lock->by != BY_KEEPER && (lock->resource->held_up > 0 || is_early(lock, mode))) {
+                hold_up(lock);
+                lock->flags = flags;
         } else {
-                g_assert(lock->state == LOCK_HELD);
-                r = engine->ops->convert(engine, lock->id, mode,
-                                         flags | (mode_is_writer(lock->mode) && mode <= lock->mode ? value_flags(lock) : DLM_LKF_VALBLK),
-                                         lock->value);
+                r = ask(lock, is_new, mode, flags);
+                if (r < 0)
+                        return r;
         }
-        if (r < 0)
-                return r;
         lock->wanted = mode;
-        set_state(lock, lock->state == LOCK_NEW ? LOCK_LOCKING : LOCK_CONVERTING);
+        set_state(lock, is_new ? LOCK_LOCKING : LOCK_CONVERTING);
         return 0;
 }
 
@@ -169,7 +226,9 @@ void lock_cancel(Lock *lock)
 {
         Engine *engine = lock->resource->lockspace->tree->engine;
 
-        if (lock_is_busy(lock))
+        if (lock->is_held_up)
+                lock->is_cancelled = TRUE;
+        else if (lock_is_busy(lock))
                 engine->ops->cancel(engine, lock->id);
 }
 
@@ -195,11 +254,22 @@ void lock_drop(Lock *lock)
                 lock_free(lock);
                 break;
         case LOCK_LOCKING:
+                if (lock->is_held_up)
+                        lock_free(lock);
+                else
+                        lock_cancel(lock);
+                break;
         case LOCK_CONVERTING:
-                lock_cancel(lock);
+                if (lock->is_held_up)
+                        set_state(lock, LOCK_HELD);     /* unlocked in its turn */
+                else
+                        lock_cancel(lock);
                 break;
         case LOCK_HELD:
-                unlock(lock);
+                if (is_early(lock, MODE_NL))
+                        hold_up(lock);
+                else
+                        unlock(lock);
                 break;
         case LOCK_UNLOCKING:
         case LOCK_ABANDONED:
@@ -207,9 +277,44 @@ void lock_drop(Lock *lock)
         }
 }
 
+/* TRUE: the engine has it now; FALSE: it has ended, and its owner has been told. */
+static gboolean send(Lock *lock)
+{
+        const gboolean is_cancelled = lock->is_cancelled;
+        int r;
+
+        hold_up_no_more(lock);
+        lock->is_cancelled = FALSE;
+        if (lock->state == LOCK_HELD) {
+                unlock(lock);
+                return TRUE;
+        }
+        r = is_cancelled ? -ECANCELED : ask(lock, lock->state == LOCK_LOCKING, lock->wanted, lock->flags);
+        if (r < 0)
+                lock_completed(lock->resource->lockspace->tree, lock->id, r, 0, NULL);
+        return r == 0;
+}
+
+/* A keeper was granted or refused: unless there is another one by now, nothing is held up any longer. */
+static void send_held_up(Resource *resource)
+{
+        GList *next;
+
+        if (resource->keeper && lock_is_busy(resource->keeper))
+                return;
+        for (GList *l = resource->locks.head; l && resource->held_up > 0; l = next) {
+                Lock *lock = l->data;
+
+                next = l->next;
+                if (lock->is_held_up && !send(lock))
+                        next = resource->locks.head;    /* what was next may be gone */
+        }
+}
+
 void lock_abandon(Lock *lock)
 {
         set_dropping(lock);
+        hold_up_no_more(lock);
         set_state(lock, LOCK_ABANDONED);
 }
 
@@ -233,7 +338,7 @@ static void lock_granted(Lock *lock, unsigned flags, const uint8_t *value)
                 lock->is_asked = FALSE;
         lock->mode = lock->wanted;
         if (wrote)
-                lock->dirty = FALSE;
+                lock->dirty = lock->is_rewritten;
         else
                 take_value(lock, flags, value);
 }
@@ -254,6 +359,8 @@ void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const u
                         lock_granted(lock, flags, value);
                 else
                         set_state(lock, has_failed_new ? LOCK_NEW : LOCK_HELD);
+                if (lock->by == BY_KEEPER)
+                        send_held_up(lock->resource);
                 if (lock->dropping && has_failed_new)
                         lock_free(lock);
                 else if (lock->dropping)                /* the grant crossed our cancel: give it back */
@@ -270,6 +377,14 @@ void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const u
         case LOCK_HELD:
                 g_assert_not_reached();
         }
+}
+
+void lock_set_value(Lock *lock, const uint8_t *value)
+{
+        memcpy(lock->value, value, VALUE_LEN);
+        lock->dirty = TRUE;
+        lock->is_rewritten = lock->state == LOCK_CONVERTING && !lock->is_held_up;
+        lock->lost = FALSE;
 }
 
 void lock_blocking(Tree *tree, uint32_t id)

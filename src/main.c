@@ -36,6 +36,7 @@ typedef struct Daemon {
         int ready_fd;                           /* to the parent; -1: none, or told already */
         int signal_fd;
         unsigned releasing;                     /* lockspaces, at the end */
+        gboolean is_hurried;                    /* no waiting any more, at the end */
 } Daemon;
 
 /* --- commands: what else the program does --- */
@@ -191,6 +192,7 @@ static void terminate(Daemon *daemon)
         Handle *handle;
 
         if (tree->shutting_down || tree->open_files == 0) {
+                daemon->is_hurried = TRUE;
                 g_main_loop_quit(daemon->loop);
                 return;
         }
@@ -304,6 +306,23 @@ static void release_lockspaces(Daemon *daemon)
         g_source_remove(timer);
 }
 
+static gboolean hurry(void *data)
+{
+        ((Daemon *)data)->is_hurried = TRUE;
+        return G_SOURCE_CONTINUE;
+}
+
+/* What was written is lost if the engine ends before an unlock that publishes it has. */
+static void publish_values(Daemon *daemon)
+{
+        const guint timer = g_timeout_add_seconds(MAX(daemon->tree->options->wait_s, 1), hurry, daemon);
+
+        daemon->is_hurried = FALSE;
+        while (locks_are_publishing(daemon->tree) && !daemon->is_hurried)
+                g_main_context_iteration(NULL, TRUE);
+        g_source_remove(timer);
+}
+
 static void close_files(Tree *tree)
 {
         uint32_t id = 0;
@@ -325,6 +344,7 @@ static void run(Daemon *daemon)
         session_unmount(daemon->session);
         g_message("unmounted %s", daemon->tree->options->mountpoint);
         close_files(daemon->tree);
+        publish_values(daemon);
         if (!daemon->tree->options->keep)
                 release_lockspaces(daemon);
         g_source_remove(source);

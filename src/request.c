@@ -7,7 +7,6 @@
 #include "process.h"
 #include "reply.h"
 #include "resource.h"
-#include "trace.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -26,26 +25,22 @@ typedef struct Detail {
         Resource *resource;                     /* READ, GETXATTR, GETLK: opens is counted */
         Lock *lock;                             /* READ, GETXATTR, GETLK: NULL when there is none */
         Lockspace *lockspace;                   /* RMDIR, LOCKS, SETATTR: a reference */
-        size_t size;                            /* READ, GETXATTR, WRITE */
+        size_t size;                            /* READ, GETXATTR */
         off_t offset;
-        char data[VALUE_LEN];                   /* WRITE */
-        bool is_appending;
         short type;                             /* GETLK: F_RDLCK, F_WRLCK */
         LockMode probe;                         /* GETLK: the mode that is being tried */
         char *name;                             /* MKDIR */
         mode_t mode;
         uid_t uid;
         gid_t gid;
-        guint timer;                            /* MKDIR, RMDIR, WRITE: 0: none */
+        guint timer;                            /* MKDIR, RMDIR: 0: none */
         Handle *handle;                         /* LOCKS: NULL once it is the kernel's */
         struct fuse_file_info fi;               /* LOCKS */
 } Detail;
 
-#define LOOK_AGAIN_MS 100                       /* at a lockspace in which a write waits */
-
 static MemorySpares spares;                     /* of Request */
 
-static void holder_start(Request *request)
+static void request_restart(Request *request)
 {
         holder_lock(request->holder, request);
 }
@@ -70,7 +65,7 @@ static Request *request_new(fuse_req_t req, RequestKind kind)
         request->req = req;
         request->kind = kind;
         request->link.data = request;
-        request->start = holder_start;
+        request->start = request_restart;
         return request;
 }
 
@@ -100,13 +95,6 @@ void request_enqueue(Request *request, GQueue *queue)
                 request->since_us = tree_now_us(request_tree(request));
         request->queue = queue;
         g_queue_push_tail_link(queue, &request->link);
-}
-
-void request_restart(Request *request)
-{
-        g_queue_unlink(request->queue, &request->link);
-        request->queue = NULL;
-        request->start(request);
 }
 
 /* --- answers --- */
@@ -165,7 +153,6 @@ void request_answer(Request *request, int status)
         case REQUEST_FSYNC:
                 reply_result(req, "fsync", status);
                 break;
-        case REQUEST_WRITE:
         case REQUEST_READ:
         case REQUEST_GETXATTR:
         case REQUEST_GETLK:
@@ -354,7 +341,6 @@ static fuse_req_t detail_take_req(Detail *detail)
 static void detail_interrupted(Detail *detail)
 {
         switch (detail->request->kind) {
-        case REQUEST_WRITE:
         case REQUEST_READ:
         case REQUEST_GETXATTR:
         case REQUEST_GETLK:
@@ -392,70 +378,6 @@ static gboolean detail_begin(Detail *detail, Lockspace *lockspace)
                 return TRUE;
         request_enqueue(request, &lockspace->postponed);
         return FALSE;
-}
-
-/* --- the first value that is written --- */
-
-static void reply_written(fuse_req_t req, size_t size)
-{
-        trace("write: %zu bytes", size);
-        fuse_reply_write(req, size);
-}
-
-/* When the lockspace stops nothing is published before the keeper is granted: nobody need wait any longer. It must not
- * be for long, since an unlink of the file waits for the write in the kernel, with its directory locked. */
-static gboolean write_look_again(void *data)
-{
-        Detail *detail = data;
-
-        if (lockspace_grants_locks(detail->request->handle->holder.resource->lockspace))
-                return G_SOURCE_CONTINUE;
-        detail->timer = 0;
-        request_restart(detail->request);
-        return G_SOURCE_REMOVE;
-}
-
-static void write_start(Request *request)
-{
-        Detail *detail = request->detail;
-        const size_t size = detail->size;
-        Resource *resource = request->handle->holder.resource;
-        int r = handle_write(request->handle, detail->data, size, detail->offset, detail->is_appending);
-
-        if (r == -EINPROGRESS) {
-                if (!detail_begin(detail, resource->lockspace))
-                        return;
-                request_enqueue(request, &resource->unkept);
-                if (detail->timer == 0)
-                        detail->timer = g_timeout_add(LOOK_AGAIN_MS, write_look_again, detail);
-        } else if (r < 0) {
-                detail_fail(detail, r);
-        } else {
-                reply_written(detail_take_req(detail), size);
-                detail_free(detail);
-        }
-}
-
-/* It waits for the keeper. When a value that a mount has written is published before the master has its keeper, and the
- * master dies, the DLM takes the unlock for done and finds no lock that had a value: it would read empty, not lost. */
-void request_write(fuse_req_t req, Handle *handle, const char *data, size_t size, off_t offset, gboolean append)
-{
-        int r = handle_write(handle, data, size, offset, append);
-        Detail *detail;
-
-        if (r == 0)
-                return reply_written(req, size);
-        if (r != -EINPROGRESS)
-                return reply_result(req, "write", r);
-        detail = detail_new(req, REQUEST_WRITE, write_start);
-        if (!detail)
-                return;
-        detail->request->handle = handle;
-        memcpy(detail->data, data, size);
-        detail->size = size;
-        detail->offset = offset;
-        detail->is_appending = append;
-        write_start(detail->request);
 }
 
 /* --- the value, without a lock --- */

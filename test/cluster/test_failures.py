@@ -108,26 +108,38 @@ def test_a_value_survives_the_master_while_its_reader_waits_to_write(three_nodes
             assert site.do("get(web / '.pr' / 'r')") == b"kept"
 
 
-def test_the_first_value_waits_for_its_keeper(three_nodes):
-    """Published while nobody knows yet that the master is dead, it would be neither there nor lost."""
-    endings = {"closed": "os.close(fd)", "lowered": "fcntl.flock(fd, fcntl.LOCK_SH)", "synced": "os.fsync(fd)"}
+def test_a_value_survives_the_master_that_never_heard_of_its_keeper(three_nodes):
+    """The first value that a mount writes, published when the master has just died and nobody knows yet. Whoever asks
+    on that mount afterwards comes after that."""
     with mounted(three_nodes.nodes) as (one, two, three):
         make([one, two, three], "web")
-        two.actor(f"fds = [take('open', web, name, 'nl') for name in {[*endings, 'broken off']}]")
-        writers = {name: one.holder("flock", name) for name in endings}
-        broken_off = one.holder("flock", "broken off")
-        two.node.freeze()
-        assert broken_off.do("interrupted_write(fd, b'never')") == errno.EINTR
-        broken_off.do("os.close(fd)")
-        writes = [writers[name].start(f"os.write(fd, b'kept') and {ending}") for name, ending in endings.items()]
-        assert not any(write.is_there() for write in writes)
+        endings = {"closed": "os.close(fd)", "lowered": "fcntl.flock(fd, fcntl.LOCK_SH)", "synced": "os.fsync(fd)"}
+        two.actor(f"fds = [take('open', web, name, 'nl') for name in {[*endings, 'unlinked']}]")
+        writers = {name: one.holder("flock", name) for name in [*endings, "unlinked"]}
+        two.node.stop_lockspace("web")                          # it hears, and says nothing
+        for writer in writers.values():
+            writer.do("os.write(fd, b'kept')")
+        for name in ("closed", "unlinked"):
+            writers[name].do("os.close(fd)")                    # never waits
+        one.do("os.unlink(web / 'unlinked')")
+        changes = [writers[name].start(endings[name]) for name in ("lowered", "synced")]
+        readers = {name: one.start(f"get(web / '.nl' / {name!r})") for name in endings}
+        interrupted = one.start("raw_take('flock', web, 'closed', 'ex')")
+        one.wait_for(f"is_queued(web, {interrupted.actor.pid})")
+        interrupted.actor.signal(signal.SIGUSR1)
+        assert interrupted.result() == errno.EINTR
+        assert not any(answer.is_there() for answer in [*changes, *readers.values()])
         two.node.crash()
-        for write in writes:
-            write.result()
+        for answer in changes:
+            answer.result()
+        for name, reader in readers.items():
+            assert reader.result() == b"kept", name
         for site in (one, three):
+            site.wait_free("unlinked")
             for name in endings:
                 assert site.do(f"get(web / '.nl' / {name!r})") == b"kept", (site.number, name)
-            assert site.do("get(web / '.nl' / 'broken off')") == b""
+            for name in ("closed", "lowered"):
+                assert site.do(f"get(web / '.pr' / {name!r})") == b"kept", (site.number, name)
 
 
 def test_when_the_daemon_is_killed(sites, report):
@@ -279,22 +291,26 @@ def test_reads_and_fsync_in_a_stopped_lockspace_wait_and_end_with_a_signal(prepa
     assert two.do("get(web / '.nl' / 'written')") == b"later"
 
 
-def test_a_first_value_in_a_stopped_lockspace_is_taken_at_once(prepared):
-    """Its keeper goes with the rest when the lockspace goes on. (Waiting, it would hold up an unlink in the kernel, and
-    that the directory.)"""
+def test_a_first_value_in_a_stopped_lockspace(prepared):
+    """It is published after its keeper, and nobody waits for that but who asks for the same."""
     one, two = prepared
-    writers = {name: one.holder("flock", name) for name in ("first", "unlinked", "killed")}
+    writers = {name: one.holder("flock", name) for name in ("first", "killed", "both")}
     with stopped(prepared):
-        for name, writer in writers.items():
-            assert writer.do("seconds_of(lambda: os.write(fd, b'value'))") < 1, name
-        one.do("os.unlink(web / 'unlinked')")
+        for writer in writers.values():
+            writer.do("os.write(fd, b'value')")
+        writers["both"].do("os.pwrite(fd, b'newer', 0)")
         writers["killed"].kill()
-        everything_else_answers(one)
-        for name in ("first", "unlinked"):
+        for name in ("first", "both"):
             writers[name].do("os.close(fd)")
+        reading = one.start("get(web / 'first')")
+        trying = one.start("is_free(web, 'first')")
+        everything_else_answers(one)
+        assert not reading.is_there() and not trying.is_there()
+    assert reading.result() == b"value"
+    assert trying.result()
     for name in writers:
         two.wait_free(name)
-        assert two.do(f"get(web / '.nl' / {name!r})") == (b"" if name == "unlinked" else b"value"), name
+        assert two.do(f"get(web / '.nl' / {name!r})") == (b"newer" if name == "both" else b"value"), name
 
 
 def test_a_daemon_killed_while_a_worker_hangs_lets_go_of_the_rest(prepared, report):
@@ -324,6 +340,44 @@ def test_a_daemon_killed_while_a_worker_hangs_lets_go_of_the_rest(prepared, repo
         for name in ("web", "other"):
             again.wait_for(f"errno_of(os.rmdir, dlm / {name!r}) != errno.EBUSY")
         assert again.do("os.listdir(dlm)") == []
+
+
+def test_writing_while_what_was_written_is_on_its_way(prepared):
+    """An interrupted fsync goes on with what it had; the next takes what was written since. And who has begun to lower
+    his lock has given the value away: he is told, when he writes."""
+    one, two = prepared
+    syncing, lowering = (one.holder("flock", name) for name in ("synced", "lowered"))
+    for writer in (syncing, lowering):
+        writer.do("os.pwrite(fd, b'one', 0), os.fsync(fd), os.pwrite(fd, b'two', 0)")
+    with stopped(prepared):
+        assert syncing.do("interrupted('fsync', fd)") == errno.EINTR
+        syncing.do("os.pwrite(fd, b'three', 0)")
+        assert lowering.do("interrupted('flock', fd, fcntl.LOCK_SH)") == errno.EINTR
+        assert lowering.errno("os.pwrite(fd, b'three', 0)") == errno.ENOLCK
+    syncing.do("os.fsync(fd)")
+    assert two.do("get(web / '.nl' / 'synced')") == b"three"
+    two.wait_free("lowered", "pr")
+    assert two.do("get(web / '.pr' / 'lowered')") == b"two"
+
+
+def test_unmounting_publishes_what_was_written(three_nodes):
+    """Also while the master of the resource is slow to say that it keeps the value."""
+    with mounted(three_nodes.nodes) as (one, two, three):
+        one.node.join("web")
+        make([two, three], "web")
+        one.wait_for("'web' in os.listdir(dlm)")
+        two.actor("fd = take('open', web, 'r', 'nl')")
+        writer = one.holder("flock", "r")
+        two.node.freeze()
+        writer.do("os.write(fd, b'kept'), os.close(fd)")
+        one.dismiss()
+        one.node.run("umount /dlm", check=True)
+        wait_until(lambda: "unmounted /dlm" in one.daemon.log(), SOON, "node 1 has unmounted")
+        two.node.thaw()
+        assert one.daemon.job.wait(SOON).returncode == 0
+        three.wait_free("r")
+        assert three.do("get(web / '.nl' / 'r')") == b"kept"
+        one.node.leave("web")
 
 
 # --- two of three nodes are gone -------------------------------------------

@@ -24,13 +24,13 @@ def raw_read(fd):
     return 0 if _libc.read(fd, buffer, 64) >= 0 else ctypes.get_errno()
 
 
-def interrupted_write(fd, data):
-    """write(2) while signals keep coming: the errno, 0 for success."""
+def interrupted(call, *arguments):
+    """A function of the C library while signals keep coming: the errno, 0 for success."""
     previous = signal.signal(signal.SIGALRM, lambda number, frame: None)
     signal.siginterrupt(signal.SIGALRM, True)
     signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
     try:
-        return 0 if _libc.write(fd, data, len(data)) >= 0 else ctypes.get_errno()
+        return 0 if getattr(_libc, call)(*arguments) >= 0 else ctypes.get_errno()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
