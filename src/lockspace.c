@@ -23,7 +23,7 @@
  */
 
 typedef struct SavedValue {
-        Resource *resource;                     /* listed, so it stays */
+        Resource *resource;                     /* its lock keeps it */
         Lock *lock;                             /* to put it back with; the engine has not heard of it */
         gboolean is_lost;
         uint8_t value[VALUE_LEN];
@@ -213,8 +213,11 @@ static void release_ended(Lockspace *lockspace, int status)
                 g_queue_init(&lockspace->postponed);
                 for (GList *l = postponed.head; l; l = l->next)
                         ((Request *)l->data)->queue = &postponed;
-                while ((request = g_queue_peek_head(&postponed)))
-                        request_restart(request);
+                while ((request = g_queue_peek_head(&postponed))) {
+                        g_queue_unlink(&postponed, &request->link);
+                        request->queue = NULL;
+                        request->start(request);
+                }
         }
         lockspace_unref(lockspace);
 }
@@ -242,19 +245,25 @@ static SavedValue *find_saved(Lockspace *lockspace, const Resource *resource)
         g_assert_not_reached();
 }
 
+static void warn_not_kept(const Resource *resource, int status)
+{
+        g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
+}
+
 /* Back in NL with the value written, or only in NL: a keeper again. */
 static void restored(Lock *lock, int status, void *data)
 {
         Resource *resource = lock->resource;
+        Lockspace *lockspace = resource->lockspace;
 
-        if (status < 0) {
-                g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
-                lock_drop(lock);
-        } else {
+        if (status < 0)
+                warn_not_kept(resource, status);
+        lock_set_callbacks(lock, NULL, NULL, NULL);
+        if (status == 0 && resource->is_listed)
                 resource->keeper = lock;
-                lock_set_callbacks(lock, NULL, NULL, NULL);
-        }
-        restore_step_done(resource->lockspace);
+        else
+                lock_drop(lock);
+        restore_step_done(lockspace);
 }
 
 /* EX is there, or somebody else has a lock there: then the value lived on with his. */
@@ -291,6 +300,10 @@ static void restore(Lockspace *lockspace, int status)
                 SavedValue *saved = &g_array_index(lockspace->saved, SavedValue, i);
                 Lock *lock = saved->lock;
 
+                if (!saved->resource->is_listed) {      /* unlinked meanwhile */
+                        lock_drop(lock);
+                        continue;
+                }
                 lock_set_callbacks(lock, restore_locked, NULL, NULL);
                 lockspace->pending++;
                 status = lock_request(lock, MODE_EX, DLM_LKF_NOQUEUE);
@@ -350,12 +363,23 @@ static void save_step_done(Lockspace *lockspace)
                 engine_release(lockspace);
 }
 
+static void nothing_to_save(Lock *keeper)
+{
+        Lockspace *lockspace = keeper->resource->lockspace;
+
+        keeper->resource->keeper = NULL;
+        lock_drop(keeper);
+        save_step_done(lockspace);
+}
+
 static void saved_read(Lock *keeper, int status, void *data)
 {
         Resource *resource = keeper->resource;
         Lockspace *lockspace = resource->lockspace;
         SavedValue saved = { .resource = resource, .is_lost = keeper->lost || status == -EIO };
 
+        if (!resource->is_listed)               /* unlinked meanwhile */
+                return nothing_to_save(keeper);
         if (status != -ENOMEM)
                 status = lock_new(resource, BY_KEEPER, 0, 0, &saved.lock) < 0 ? -ENOMEM : status;
         if (status == -ENOMEM) {                /* what it keeps is not known: it stays, and so does the lockspace */
@@ -383,11 +407,12 @@ static void read_keeper(Lock *keeper)
 /* The keeper was just being made; a value that its writer published meanwhile is newer than its own. */
 static void keeper_made(Lock *keeper, int status, void *data)
 {
-        resource_keeper_done(keeper->resource, status);
-        if (status < 0)
-                saved_read(keeper, status, NULL);
-        else
+        if (status < 0) {
+                warn_not_kept(keeper->resource, status);
+                nothing_to_save(keeper);
+        } else {
                 read_keeper(keeper);
+        }
 }
 
 static void save(Lockspace *lockspace)

@@ -2,7 +2,6 @@
 #include "lock.h"
 #include "lockspace.h"
 #include "memory.h"
-#include "request.h"
 #include <errno.h>
 #include <string.h>
 
@@ -143,36 +142,19 @@ void resource_unlist(Resource *resource)
         resource->node.ctime_ns = time_ns();
         node_touch(&resource->lockspace->node);
         resource->lockspace->files--;
-        lock_drop(g_steal_pointer(&resource->keeper));
-        resource_keeper_done(resource, 0);
+        if (resource->lockspace->state != LOCKSPACE_SAVING)     /* then the release drops it */
+                lock_drop(g_steal_pointer(&resource->keeper));
         tree_notify_attr(resource->lockspace->tree, &resource->node);
-}
-
-void resource_keeper_done(Resource *resource, int status)
-{
-        Request *request;
-
-        while (resource_is_kept(resource) && (request = g_queue_peek_head(&resource->unkept))) {
-                if (status < 0)
-                        request_answer(request, status);
-                else
-                        request_restart(request);
-        }
 }
 
 static void keeper_done(Lock *keeper, int status, void *data)
 {
         Resource *resource = data;
 
-        if (status < 0) {
-                g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
-                resource->keeper = NULL;
-        }
-        resource_keeper_done(resource, status);
-        if (resource->keeper == keeper && !resource->is_listed)
-                resource->keeper = NULL;        /* who wanted to write has been interrupted, or has no lock any more */
-        if (resource->keeper != keeper)
-                lock_drop(keeper);
+        if (status == 0)
+                return;
+        g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
+        lock_drop(g_steal_pointer(&resource->keeper));
 }
 
 int resource_keep(Resource *resource)
@@ -182,7 +164,8 @@ int resource_keep(Resource *resource)
 
         if (resource->keeper || !resource->is_named)
                 return 0;
-        /* NL with EXPEDITE is granted whoever holds or waits. */
+        /* NL with EXPEDITE is granted whoever holds or waits. What publishes the
+         * value waits for that: lock.c. */
         r = lock_new(resource, BY_KEEPER, 0, 0, &keeper);
         if (r < 0)
                 return r;
@@ -193,11 +176,6 @@ int resource_keep(Resource *resource)
         else
                 resource->keeper = keeper;
         return r;
-}
-
-gboolean resource_is_kept(const Resource *resource)
-{
-        return !resource->keeper || !lock_is_busy(resource->keeper);
 }
 
 unsigned value_size(const uint8_t *value)

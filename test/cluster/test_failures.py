@@ -360,6 +360,23 @@ def test_writing_while_what_was_written_is_on_its_way(prepared):
     assert two.do("get(web / '.pr' / 'lowered')") == b"two"
 
 
+def test_unlinking_while_a_release_is_stuck(two_nodes):
+    """What it was about to read for later is not there any more; all goes on when the lockspace does."""
+    with mounted(two_nodes.nodes, f"wait={WAIT}") as sites:
+        one, two = sites
+        make(sites, "web")
+        for name in ("gone", "kept"):
+            one.do(f"put(web / '.ex' / {name!r}, b'value')")
+        busy = two.holder("flock", "busy")
+        with stopped(sites):
+            assert one.errno("os.rmdir(web)") == errno.EINPROGRESS
+            one.do("os.unlink(web / 'gone')")
+        one.wait_for("'web' not in os.listdir(dlm)")
+        busy.do("os.close(fd)")
+        one.make("web")
+        one.wait_free("busy")
+
+
 def test_unmounting_publishes_what_was_written(three_nodes):
     """Also while the master of the resource is slow to say that it keeps the value."""
     with mounted(three_nodes.nodes) as (one, two, three):
