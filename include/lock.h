@@ -21,7 +21,7 @@ typedef enum LockBy {
 
 typedef enum LockState {
         LOCK_NEW,                               /* the engine has not heard of it, or would not have it */
-        LOCK_LOCKING,                           /* asked for: one completion will come */
+        LOCK_LOCKING,                           /* asked for, or held up: one completion will come */
         LOCK_HELD,
         LOCK_CONVERTING,                        /* still held in the old mode: one completion will come */
         LOCK_UNLOCKING,                         /* given up: freed when its completion comes */
@@ -48,7 +48,6 @@ struct Lock {
         bool is_charged : 1;
         bool is_asked : 1;                      /* somebody has waited for it since it was granted or converted */
         bool is_held_up : 1;                    /* its operation waits for the resource's keeper; HELD: that is its unlock */
-        bool is_cancelled : 1;                  /* that: it is to end then, without the engine */
         unsigned flags;                         /* that: of lock_request() */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
         gint64 since_us;                        /* monotonic: in this state */
@@ -79,7 +78,7 @@ void lock_set_value(Lock *lock, const uint8_t *value);
 gboolean lock_is_busy(const Lock *lock);        /* an operation is in flight */
 gboolean lock_has(const Lock *lock);            /* it holds a mode, converting or not */
 gboolean lock_counts(const Lock *lock);         /* a person's: held or waited for, not given up, not a keeper */
-/* Is a value that was written on its way out with an unlock? */
+/* Is a value that was written still on its way, though its writer has let go? */
 gboolean locks_are_publishing(Tree *tree);
 const char *lock_by_to_string(LockBy by);
 

@@ -56,6 +56,8 @@ Lockspace *lockspace_new(Tree *tree, const char *name, uint32_t id, const Engine
 Lockspace *lockspace_ref(Lockspace *lockspace);
 void lockspace_unref(Lockspace *lockspace);
 
+/* Is a release reading what @keeper, which may be NULL, keeps? */
+gboolean lockspace_is_saving(const Lock *keeper);
 gboolean lockspace_is_usable(const Lockspace *lockspace);       /* ACTIVE: requests need not be postponed */
 gboolean lockspace_grants_locks(const Lockspace *lockspace);    /* its state is "active" */
 /* "active", "recovering", "stopped", "releasing" */

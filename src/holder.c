@@ -169,7 +169,7 @@ static unsigned request_flags(const Holder *holder, const Request *request)
         const gboolean is_conversion = lock_has(holder->lock);
 
         if (is_conversion && request->mode <= holder->lock->mode)
-                return 0;                       /* downwards: never refused, never waits */
+                return 0;                       /* downwards: never refused */
         if (request->mode == MODE_NL)
                 return DLM_LKF_EXPEDITE;        /* nothing excludes it: not behind those who wait for more */
         if (!request->wait || request->is_over_limit)

@@ -16,9 +16,9 @@
  * its keeper. When the master dies before it has granted that, the DLM takes
  * an unlock that was on its way for done, finds no lock that had a value, and
  * makes an empty one: it would read empty, not lost. So what publishes a value
- * waits for the keeper's grant; and so does all that is asked for there after
- * it, since what a mount does to a resource happens in its order. Those are
- * the last in Resource.locks, in that order.
+ * waits until the keeper is granted, or refused; and so does all that is asked
+ * for there after it, since what a mount does to a resource happens in its
+ * order. Those are the last in Resource.locks, in that order.
  */
 
 static MemorySpares spares;                     /* of Lock */
@@ -51,7 +51,7 @@ gboolean locks_are_publishing(Tree *tree)
         const Lock *lock;
 
         while ((lock = id_table_next(&tree->locks, &id)))
-                if (lock->dirty && lock->dropping && (lock->state == LOCK_UNLOCKING || lock->is_held_up))
+                if (lock->dirty && lock->dropping && lock->state != LOCK_ABANDONED)
                         return TRUE;
         return FALSE;
 }
@@ -226,9 +226,7 @@ void lock_cancel(Lock *lock)
 {
         Engine *engine = lock->resource->lockspace->tree->engine;
 
-        if (lock->is_held_up)
-                lock->is_cancelled = TRUE;
-        else if (lock_is_busy(lock))
+        if (lock_is_busy(lock) && !lock->is_held_up)
                 engine->ops->cancel(engine, lock->id);
 }
 
@@ -280,16 +278,14 @@ void lock_drop(Lock *lock)
 /* TRUE: the engine has it now; FALSE: it has ended, and its owner has been told. */
 static gboolean send(Lock *lock)
 {
-        const gboolean is_cancelled = lock->is_cancelled;
         int r;
 
         hold_up_no_more(lock);
-        lock->is_cancelled = FALSE;
         if (lock->state == LOCK_HELD) {
                 unlock(lock);
                 return TRUE;
         }
-        r = is_cancelled ? -ECANCELED : ask(lock, lock->state == LOCK_LOCKING, lock->wanted, lock->flags);
+        r = ask(lock, lock->state == LOCK_LOCKING, lock->wanted, lock->flags);
         if (r < 0)
                 lock_completed(lock->resource->lockspace->tree, lock->id, r, 0, NULL);
         return r == 0;
@@ -364,7 +360,7 @@ void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const u
                 if (lock->dropping && has_failed_new)
                         lock_free(lock);
                 else if (lock->dropping)                /* the grant crossed our cancel: give it back */
-                        unlock(lock);
+                        lock_drop(lock);
                 else if (lock->done)
                         lock->done(lock, status, lock->data);
                 break;

@@ -415,6 +415,11 @@ static void keeper_made(Lock *keeper, int status, void *data)
         }
 }
 
+gboolean lockspace_is_saving(const Lock *keeper)
+{
+        return keeper && (keeper->done == saved_read || keeper->done == keeper_made);
+}
+
 static void save(Lockspace *lockspace)
 {
         GHashTableIter iter;

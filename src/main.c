@@ -192,7 +192,7 @@ static void terminate(Daemon *daemon)
         Handle *handle;
 
         if (tree->shutting_down || tree->open_files == 0) {
-                daemon->is_hurried = TRUE;
+                daemon->is_hurried = tree->shutting_down;       /* the second signal */
                 g_main_loop_quit(daemon->loop);
                 return;
         }
@@ -317,7 +317,7 @@ static void publish_values(Daemon *daemon)
 {
         const guint timer = g_timeout_add_seconds(MAX(daemon->tree->options->wait_s, 1), hurry, daemon);
 
-        daemon->is_hurried = FALSE;
+        daemon->tree->shutting_down = TRUE;     /* another signal ends this */
         while (locks_are_publishing(daemon->tree) && !daemon->is_hurried)
                 g_main_context_iteration(NULL, TRUE);
         g_source_remove(timer);

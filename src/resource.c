@@ -142,7 +142,7 @@ void resource_unlist(Resource *resource)
         resource->node.ctime_ns = time_ns();
         node_touch(&resource->lockspace->node);
         resource->lockspace->files--;
-        if (resource->lockspace->state != LOCKSPACE_SAVING)     /* then the release drops it */
+        if (!lockspace_is_saving(resource->keeper))     /* then the release drops it */
                 lock_drop(g_steal_pointer(&resource->keeper));
         tree_notify_attr(resource->lockspace->tree, &resource->node);
 }
