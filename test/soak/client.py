@@ -263,8 +263,11 @@ class Client:
         self.tell.done("death")
 
     def must_be_free(self, path):
-        with for_at_most(MUST_COME):
-            fd = raw_open(path)
+        for _ in range(3):                      # a stop and continue ends a wait, too: lockspacefs(5)
+            with for_at_most(MUST_COME):
+                fd = raw_open(path)
+            if fd != -errno.EINTR:
+                break
         if fd < 0:
             self.tell.wrong("death", what=f"{path}: {os.strerror(-fd)}")
             return

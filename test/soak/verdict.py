@@ -6,8 +6,8 @@ Flat means, of the samples of one daemon, without those that a fault disturbed:
            may grow by 5 % or 512 KiB, whichever is more, and the slope (Theil-Sen: the median of the slopes between all
            pairs, which outliers do not move) over these two thirds by the same. At 500
            operations a second, five bytes lost in each are seen in five minutes, and half a byte in an hour.
-  files    Open files and threads: the same, by 2; by 8 where a daemon was seen for less than a minute, and a third is a few
-           seconds in which a lockspace more or less is there.
+  files    Open files and threads: the same, by 4, since with a lockspace two descriptors come and go; by 8 where a daemon was
+           seen for less than a minute, and a third is a few seconds.
   latency  The median of the medians of the last third is at most 1.5 times that of the first. The machine may itself
            become slower or faster meanwhile, which the probe `baseline` shows: of the plain ratio and the one divided by
            that of the baseline, the smaller counts. What grows in the daemon makes both grow. On a cluster the bound
@@ -21,7 +21,7 @@ import statistics
 
 LEAST_SAMPLES = 12                              # of a daemon, for a judgement
 MEMORY_SHARE, MEMORY_LEAST = 0.05, 512          # KiB
-COUNT_LEAST = 2
+COUNT_LEAST, COUNT_LEAST_SHORT = 4, 8
 A_WHILE, SHORT_FACTOR = 60, 4                   # seconds
 LATENCY_RATIO = {"local": 1.5, "dlm": 3}
 CLOCKS = 1                                      # seconds that the clocks of guests may differ
@@ -72,7 +72,7 @@ def is_short(samples):
 def flat_figures(who, samples):
     """Of one daemon."""
     times = [sample["sample"] for sample in samples]
-    count_least = COUNT_LEAST * (SHORT_FACTOR if is_short(samples) else 1)
+    count_least = COUNT_LEAST_SHORT if is_short(samples) else COUNT_LEAST
     wrong = []
     for name, unit, share, least in [("rss", "KiB of memory", MEMORY_SHARE, MEMORY_LEAST), ("threads", "threads", 0, count_least),
                                      ("fds", "open files", 0, count_least)]:
