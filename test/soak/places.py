@@ -45,8 +45,14 @@ class LocalProgram:
         self.output = Output(directory / f"{name}.out")
         self._errors = Output(directory / f"{name}.err")
         with open(self.output.path, "wb") as out, open(self._errors.path, "wb") as err:
-            self._process = subprocess.Popen([PYTHON, *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                                             start_new_session=True)
+            # Whoever ends us finds it by its arguments (give_up()): it must have them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+            try:
+                self._process = subprocess.Popen([PYTHON, *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                                                 start_new_session=True,
+                                                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def errors(self):
         return self._errors.all()
