@@ -1,11 +1,14 @@
 #include "process.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#define LOOKS 100                               /* at a caller that is not asleep yet, or again */
 
 /* The first bytes of /proc/@pid/@name, NUL-terminated. */
 static gboolean read_proc(pid_t pid, const char *name, char *ret_text, size_t size)
@@ -54,12 +57,26 @@ char *process_command(pid_t pid)
         return g_strdup(*text ? text : "-");
 }
 
+/* The number of the system call, and its arguments. A caller waits for our answer, but for a moment he may be on his way
+ * into sleep, or a signal has just woken him: then it says "running". FALSE: it is not for us to see. */
+static gboolean read_syscall(pid_t tid, char *ret_text, size_t size)
+{
+        for (unsigned looks = 0; looks < LOOKS; looks++) {
+                if (!read_proc(tid, "syscall", ret_text, size))
+                        return FALSE;
+                if (!g_str_has_prefix(ret_text, "running"))
+                        return TRUE;
+                sched_yield();
+        }
+        return FALSE;
+}
+
 gboolean caller_is_ofd(pid_t tid)
 {
         char text[256];
         unsigned long long fd, command;
 
-        return read_proc(tid, "syscall", text, sizeof(text)) && sscanf(text, "%*d %llx %llx", &fd, &command) == 2 &&
+        return read_syscall(tid, text, sizeof(text)) && sscanf(text, "%*d %llx %llx", &fd, &command) == 2 &&
                (command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK);
 }
 
@@ -67,7 +84,7 @@ gboolean caller_is_in_ioctl(pid_t tid)
 {
         char text[256];
 
-        if (!read_proc(tid, "syscall", text, sizeof(text)))
+        if (!read_syscall(tid, text, sizeof(text)))
                 return sizeof(long) == 8;       /* it is not for us to see: all but old 32-bit programs open with O_LARGEFILE */
         return atol(text) == SYS_ioctl;
 }

@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import select
+import signal
 import socket
 import stat
 import struct
@@ -216,6 +217,26 @@ def test_asking_for_file_flags_does_not_wait_for_the_callers_own_lock(lockspace,
         child.kill()
     with opened(lockspace / ".ex" / "job", os.O_RDWR | os.O_NONBLOCK):
         pass
+
+
+def test_an_ioctl_in_a_mode_directory_never_waits_whatever_wakes_its_caller(lockspace, job):
+    """Signals come just when the daemon looks what he is doing, and find him awake."""
+    if Path("/proc/self/syscall").exists():
+        rounds, expected = 5000, [errno.ENOTTY, errno.EOPNOTSUPP]
+    else:                                       # as above
+        rounds, expected = 5, [errno.EINTR]
+
+    def ask(peer):
+        signal.signal(signal.SIGALRM, lambda number, frame: None)
+        signal.siginterrupt(signal.SIGALRM, True)
+        with opened(lockspace / ".ex" / "job") as fd:
+            signal.setitimer(signal.ITIMER_REAL, 0.00004, 0.0002)
+            for _ in range(rounds):
+                with raises_errno(*expected):
+                    call("ioctl", fd, FS_IOC_GETFLAGS, bytes(64))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    Child(ask).join()
 
 
 def test_lsattr_says_so(job):

@@ -41,8 +41,7 @@ ALLOWED = {
     "fcntl-lock": f"{FD} EINTR EAGAIN EACCES EOPNOTSUPP EDEADLK EOVERFLOW",
     "fcntl": f"{FD} EPERM EAGAIN EACCES ENOTDIR",
     "poll": "EINTR",
-    # ENOMEM: the kernel, of a size in its number; EINTR: some open the file once more, in a mode directory that waits
-    "ioctl": f"{FD} ENOTTY EPERM EOPNOTSUPP ENOMEM EISDIR EACCES EFAULT EBUSY EXDEV EINTR",
+    "ioctl": f"{FD} ENOTTY EPERM EOPNOTSUPP ENOMEM EISDIR EACCES EFAULT EBUSY EXDEV",    # ENOMEM: the kernel, of a size in its number
     "mmap": f"{FD} ENODEV EACCES EOVERFLOW EPERM",
     "rename": f"{PATH} EPERM EBUSY EEXIST EISDIR EINVAL ENOTEMPTY",
     "link": f"{PATH} EPERM EEXIST",
