@@ -85,6 +85,16 @@ def test_a_few_seconds_are_judged_by_the_gross():
         assert len(verdict.daemons("local", {"o1-0": made})) == failures
 
 
+@pytest.mark.parametrize("seconds, bound", [(50, 8), (100, 4), (400, 2)])
+def test_open_files_of_a_short_life_are_a_lockspace_more_or_less(seconds, bound):
+    def grown(files):
+        made = samples(fds=lambda part: 10 if part < 0.7 else 10 + files)
+        return [{**sample, "sample": sample["sample"] * seconds / 300, "since": sample["since"] * seconds / 300} for sample in made]
+
+    assert verdict.daemons("local", {"o1-0": grown(bound // 2)}) == []
+    assert len(verdict.daemons("local", {"o1-0": grown(2 * bound)})) == 1
+
+
 def test_too_little_to_judge_is_a_failure():
     assert verdict.daemons("local", {"o1-0": samples(count=verdict.LEAST_SAMPLES - 1)}) != []
     assert verdict.daemons("local", {}) != []

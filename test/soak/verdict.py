@@ -6,8 +6,8 @@ Flat means, of the samples of one daemon, without those that a fault disturbed:
            may grow by 5 % or 512 KiB, whichever is more, and the slope (Theil-Sen: the median of the slopes between all
            pairs, which outliers do not move) over these two thirds by the same. At 500
            operations a second, five bytes lost in each are seen in five minutes, and half a byte in an hour.
-  files    Open files and threads: the same, by 4, since with a lockspace two descriptors come and go; by 8 where a daemon was
-           seen for less than a minute, and a third is a few seconds.
+  files    Open files and threads: the same, by 2. With a lockspace two descriptors come and go: by 4 where a daemon was seen for
+           less than five minutes, by 8 where for less than one, and a third is a few seconds.
   latency  The median of the medians of the last third is at most 1.5 times that of the first. The machine may itself
            become slower or faster meanwhile, which the probe `baseline` shows: of the plain ratio and the one divided by
            that of the baseline, the smaller counts. What grows in the daemon makes both grow. On a cluster the bound
@@ -21,7 +21,7 @@ import statistics
 
 LEAST_SAMPLES = 12                              # of a daemon, for a judgement
 MEMORY_SHARE, MEMORY_LEAST = 0.05, 512          # KiB
-COUNT_LEAST, COUNT_LEAST_SHORT = 4, 8
+COUNT_LEAST = [(60, 8), (300, 4), (float("inf"), 2)]           # seen for less than so many seconds, and the bound
 A_WHILE, SHORT_FACTOR = 60, 4                   # seconds
 LATENCY_RATIO = {"local": 1.5, "dlm": 3}
 CLOCKS = 1                                      # seconds that the clocks of guests may differ
@@ -65,14 +65,14 @@ def growth(times, values, share, least):
     return statistics.median(last) - base, by_slope, max(share * base, least)
 
 
-def is_short(samples):
-    return samples[-1]["sample"] - samples[0]["since"] < A_WHILE
+def seen_for(samples):
+    return samples[-1]["sample"] - samples[0]["since"]
 
 
 def flat_figures(who, samples):
     """Of one daemon."""
     times = [sample["sample"] for sample in samples]
-    count_least = COUNT_LEAST_SHORT if is_short(samples) else COUNT_LEAST
+    count_least = next(least for seconds, least in COUNT_LEAST if seen_for(samples) < seconds)
     wrong = []
     for name, unit, share, least in [("rss", "KiB of memory", MEMORY_SHARE, MEMORY_LEAST), ("threads", "threads", 0, count_least),
                                      ("fds", "open files", 0, count_least)]:
@@ -99,7 +99,7 @@ def latency_ratios(samples):
 
 
 def flat_latency(who, samples, bound):
-    if is_short(samples):
+    if seen_for(samples) < A_WHILE:
         bound *= SHORT_FACTOR
     return [f"{who}: {kind} takes longer: {before * 1e6:.0f} µs at first, {after * 1e6:.0f} µs in the end, "
             f"{ratio:.2f} times; the bound is {bound}"
