@@ -397,6 +397,23 @@ def test_unmounting_publishes_what_was_written(three_nodes):
         one.node.leave("web")
 
 
+def test_a_second_signal_ends_a_daemon_whose_value_is_on_its_way(three_nodes):
+    with mounted(three_nodes.nodes, "wait=600", strict=False) as (one, two, three):
+        one.node.join("web")
+        make([two, three], "web")
+        one.wait_for("'web' in os.listdir(dlm)")
+        two.actor("fd = take('open', web, 'r', 'nl')")
+        writer = one.holder("flock", "r")
+        two.node.stop_lockspace("web")          # never says that it keeps the value
+        writer.do("os.write(fd, b'lost')")
+        one.daemon.signal(signal.SIGTERM)
+        wait_until(lambda: "ending: 1 files are open" in one.daemon.log(), SOON, "node 1 is ending")
+        one.daemon.signal(signal.SIGTERM)
+        assert one.daemon.job.wait(SOON).returncode == 0
+        for site in (one, two, three):
+            site.node.crash()
+
+
 # --- two of three nodes are gone -------------------------------------------
 
 def test_without_quorum_everything_is_answered_and_all_ends_well_when_it_is_back(three_nodes, report):
