@@ -47,6 +47,7 @@ void resource_unname(Resource *resource);
 
 /* Keep the value that is about to be written. -ENOMEM: it would not outlive its writer. */
 int resource_keep(Resource *resource);
+void resource_warn_not_kept(const Resource *resource, int status);      /* its keeper was refused, and there is no caller to tell */
 /* The value was seen: the file's size follows. */
 void resource_saw_value(Resource *resource, const uint8_t *value);
 

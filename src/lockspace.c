@@ -245,11 +245,6 @@ static SavedValue *find_saved(Lockspace *lockspace, const Resource *resource)
         g_assert_not_reached();
 }
 
-static void warn_not_kept(const Resource *resource, int status)
-{
-        g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
-}
-
 /* Back in NL with the value written, or only in NL: a keeper again. */
 static void restored(Lock *lock, int status, void *data)
 {
@@ -257,7 +252,7 @@ static void restored(Lock *lock, int status, void *data)
         Lockspace *lockspace = resource->lockspace;
 
         if (status < 0)
-                warn_not_kept(resource, status);
+                resource_warn_not_kept(resource, status);
         lock_set_callbacks(lock, NULL, NULL, NULL);
         if (status == 0 && resource->is_listed)
                 resource->keeper = lock;
@@ -408,7 +403,7 @@ static void read_keeper(Lock *keeper)
 static void keeper_made(Lock *keeper, int status, void *data)
 {
         if (status < 0) {
-                warn_not_kept(keeper->resource, status);
+                resource_warn_not_kept(keeper->resource, status);
                 nothing_to_save(keeper);
         } else {
                 read_keeper(keeper);

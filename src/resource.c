@@ -147,13 +147,18 @@ void resource_unlist(Resource *resource)
         tree_notify_attr(resource->lockspace->tree, &resource->node);
 }
 
+void resource_warn_not_kept(const Resource *resource, int status)
+{
+        g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
+}
+
 static void keeper_done(Lock *keeper, int status, void *data)
 {
         Resource *resource = data;
 
         if (status == 0)
                 return;
-        g_warning("cannot keep the value of a resource in %s: %s", resource->lockspace->name, g_strerror(-status));
+        resource_warn_not_kept(resource, status);
         lock_drop(g_steal_pointer(&resource->keeper));
 }
 

@@ -150,7 +150,7 @@ class Judge:
         if blow.phase != "begins" or blow.node != section.node or blow.after < section.asked:
             return False
         return (blow.kind == "client-kill" and blow.target == section.client or blow.kind == "daemon-kill" or
-                blow.kind == "force" and blow.target == section.resource.split("/")[0])
+                blow.kind == "force" and blow.target == section.lockspace)
 
     def until(self, section: Section) -> int:
         ends = [blow.before for blow in self.blows[section.node] if self.ended_by(blow, section)]
@@ -206,15 +206,15 @@ class Judge:
             for begin, end, lost in alone[section.node]:
                 if section.asked > begin + self.grace and (end is None or section.begin + self.grace < end) and \
                         self.boot_of(section.node, begin) == self.boot_of(section.node, section.asked) and \
-                        any(self._is_member(node, section.resource.split("/")[0], begin) for node in lost - {section.node}):
+                        any(self._is_member(node, section.lockspace, begin) for node in lost - {section.node}):
                     self.accuse(f"granted without quorum, which was lost at {begin} and came back at {end}", section)
 
     def _is_member(self, node: int, lockspace: str, tick: int) -> bool:
         """Certainly: the node has had locks in that lockspace since its start, which was not forced away since."""
         joined = [section.begin for section in self.sections if section.node == node and section.begin < tick and
-                  section.resource.startswith(lockspace + "/") and self.boot_of(node, section.begin) == self.boot_of(node, tick)]
-        return bool(joined) and not any(blow.kind == "force" and blow.target == lockspace and max(joined) < blow.after and blow.before < tick
-                                        for blow in self.blows[node])
+                  section.lockspace == lockspace and self.boot_of(node, section.begin) == self.boot_of(node, tick)]
+        forced = [blow for blow in self.blows[node] if blow.kind == "force" and blow.target == lockspace and blow.before < tick]
+        return bool(joined) and not any(max(joined) < blow.after for blow in forced)
 
     def _check_telling(self) -> None:
         """Who still looks after his lock when its daemon has been killed must find that out."""
@@ -345,7 +345,7 @@ class Register:
         nodes = [node for node in self.judge.blows if any_node or last.by is None or node == last.by.node]
         if any(since <= outage.tick <= tick and node in nodes for (node, _), outage in self.judge.outages.items()):
             return True
-        lockspace = section.resource.split("/")[0]
+        lockspace = section.lockspace
         return any(blow.kind in COSTLY and (node in nodes or blow.kind == "daemon-kill") and
                    (blow.kind != "force" or blow.target == lockspace) and blow.before <= tick and blow.after >= since
                    for node, blows in self.judge.blows.items() for blow in blows)

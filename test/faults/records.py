@@ -38,6 +38,10 @@ class Section:
     written: Optional[int] = None               # successfully, a little earlier
     synced: Optional[int] = None
 
+    @property
+    def lockspace(self) -> str:
+        return self.resource.split("/")[0]
+
     def __str__(self) -> str:
         said = [f"{self.client} on node {self.node}: {self.mode.upper()} by {self.way} on {self.resource}, asked {self.asked}"]
         for name in ("begin", "end", "left", "refused", "lost"):
