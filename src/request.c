@@ -594,7 +594,10 @@ static void mkdir_done(void *data, int status, uint32_t id)
         if (status < 0) {
                 if (detail->request)
                         return detail_fail(detail, status);
-                g_warning("mkdir of lockspace %s: %s", detail->name, g_strerror(-status));
+                if (status == -EEXIST)          /* as its caller wanted it */
+                        g_message("lockspace %s was made by somebody else meanwhile", detail->name);
+                else
+                        g_warning("mkdir of lockspace %s: %s", detail->name, g_strerror(-status));
                 return detail_free(detail);
         }
         lockspace = lockspace_new(tree, detail->name, id, &(EngineAttr){ .uid = detail->uid, .gid = detail->gid, .mode = detail->mode });

@@ -490,6 +490,23 @@ def test_mkdir_and_rmdir_that_wait_can_be_interrupted(three_nodes):
         one.wait_for("os.path.isdir(dlm / 'new')")
 
 
+def test_a_mkdir_without_quorum_is_content_with_what_somebody_else_makes(three_nodes):
+    with mounted(three_nodes.nodes[:1], "wait=1") as (one,):    # a warning ends it
+        three_nodes.node(2).crash()
+        three_nodes.node(3).crash()
+        wait_until(lambda: not one.node.is_quorate(), SOON, "node 1 notices")
+        other = one.node.popen("dlm_tool join new")             # the kernel makes one at a time
+        wait_until(lambda: one.node.run("test -d /sys/kernel/dlm/new").returncode == 0, SOON, "it is being made")
+        assert one.errno("os.mkdir(dlm / 'new')") == errno.EINPROGRESS
+        three_nodes.node(2).start(members=2)
+        assert other.wait(SOON).returncode == 0
+        wait_until(lambda: "new was made by somebody else" in one.daemon.log(), SOON, "mkdir has come to an end")
+        one.wait_for("os.path.isdir(dlm / 'new')")
+        assert one.errno("os.mkdir(dlm / 'new')") == errno.EEXIST
+        assert one.errno("os.rmdir(dlm / 'new')") in (0, errno.EINPROGRESS)
+        one.wait_for("not os.path.exists(dlm / 'new')")
+
+
 # --- nodes that hang, and daemons of the cluster that die ------------------
 
 def test_a_frozen_node_is_thrown_out(three_nodes, report):
