@@ -5,7 +5,7 @@ import os
 import statistics
 import subprocess
 
-from servers import OPERATIONS, Etcd, Redis, file_systems, helper
+from servers import OPERATIONS, Etcd, Redis, SpinningNullFs, file_systems, helper
 
 PLACEMENTS = ["one core", "two cores", "unpinned"]
 
@@ -32,6 +32,11 @@ def ratio(found, other, clients):
     return round(statistics.median(a / b for a, b in zip(found[key], other[key], strict=True)), 3)
 
 
+def ratios(found, by_name, clients):
+    """To each of the others."""
+    return {name: ratio(found, other, clients) for name, other in by_name.items() if other is not found}
+
+
 def joined(results):
     """One case in several runs of the client as if it had been one run."""
     return {"median": statistics.median(result["median"] for result in results),
@@ -55,7 +60,7 @@ def run_starts(bench, placement, clients, servers, cases, block):
 
 def measure(bench, group, placement, clients, what, servers, cases, block):
     """Rows for one operation. @cases: for each, what it is called and bench-client's argument; the first is set
-    against all others."""
+    against all others, and so is the nullfs that spins, for it is the floor under the first."""
     found = run_starts(bench, placement, clients, servers, cases, block)
     rows = []
     for (name, _), result in zip(cases, found, strict=True):
@@ -64,7 +69,10 @@ def measure(bench, group, placement, clients, what, servers, cases, block):
             "median_us": result["median"], "p99_us": result["p99"], "samples": result["samples"],
             "per_second": round(1e6 / statistics.median(result["block_times"])),
         })
-    rows[0]["against"] = {name: ratio(found[0], result, clients) for (name, _), result in zip(cases[1:], found[1:], strict=True)}
+    by_name = {name: result for (name, _), result in zip(cases, found, strict=True)}
+    rows[0]["against"] = ratios(found[0], by_name, clients)
+    if SpinningNullFs.name in by_name:
+        rows[0]["floor"] = ratios(by_name[SpinningNullFs.name], by_name, clients)
     return rows
 
 
@@ -103,7 +111,7 @@ def four(bench):
 def peers(bench):
     """A lock taken and dropped: on an open file, or by open and close; and by one request after the other on a warm
     connection to a lock server."""
-    with file_systems(bench.directory(), bench.options) as (lockspacefs, _, _):
+    with file_systems(bench.directory(), bench.options) as (lockspacefs, *_):
         for kind, block in ((Redis, bench.block), (Etcd, max(bench.block // 10, 2))):       # etcd takes milliseconds
             if not kind.is_installed():
                 bench.say(f"{kind.program} is not installed, so {kind.name} is not measured: test/bench/run --peers")

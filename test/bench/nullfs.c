@@ -1,20 +1,26 @@
 /*
- * nullfs MOUNTPOINT
+ * nullfs [-s MICROSECONDS] MOUNTPOINT
  *
  * A FUSE file system that does nothing: every request is answered at once, the
- * same whoever asks, and nothing is remembered. With the plain blocking loop
- * of libfuse it is the floor under every file system in user space, and so
- * what lockspacefs is measured against: the mount options, what the kernel may
- * cache and the requests that come are the same.
+ * same whoever asks, and nothing is remembered. That is what a file system in
+ * user space costs on the plain blocking loop of libfuse, and so what
+ * lockspacefs is measured against: the mount options, what the kernel may
+ * cache and the requests that come are the same. With -s it reads as lockspacefs
+ * does: without blocking, and looks again for that long before it sleeps. That is
+ * how fast a file system can be that has to wait for requests in this way.
  *
  * It has the shape of the real tree. Any name in the root is a lockspace, and
  * any name in a lockspace is a file whose close sends FLUSH; but .ex there is
  * a directory, in which closing a file sends none, as in a mode directory.
  */
+#include "spin.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -154,23 +160,50 @@ static const struct fuse_lowlevel_ops null_ops = {
         .flock = null_flock,
 };
 
+/* As fuse_session_loop(), but see -s. */
+static int spinning_loop(struct fuse_session *session, unsigned spin_us)
+{
+        struct pollfd poll_fd = { .fd = fuse_session_fd(session), .events = POLLIN };
+        struct fuse_buf buf = { 0 };
+        int r = 0;
+
+        if (fcntl(poll_fd.fd, F_SETFL, fcntl(poll_fd.fd, F_GETFL) | O_NONBLOCK) < 0)
+                return -errno;
+        while (!fuse_session_exited(session)) {
+                Spin spin = spin_begin(spin_us);
+
+                do
+                        r = fuse_session_receive_buf(session, &buf);
+                while (r == -EAGAIN && spin_yield(&spin));
+                if (r > 0)
+                        fuse_session_process_buf(session, &buf);
+                else if (r == -EAGAIN)
+                        poll(&poll_fd, 1, -1);
+                else if (r != -EINTR)
+                        break;
+        }
+        free(buf.mem);
+        return fuse_session_exited(session) ? 0 : r;
+}
+
 int main(int argc, char **argv)
 {
+        const gboolean is_spinning = argc == 4 && strcmp(argv[1], "-s") == 0;
         char *mount_argv[] = { argv[0], "-oallow_other,default_permissions,fsname=nullfs,subtype=nullfs" };
         struct fuse_args args = FUSE_ARGS_INIT(2, mount_argv);
         struct fuse_session *session;
         int r;
 
-        if (argc != 2) {
-                fprintf(stderr, "usage: nullfs MOUNTPOINT\n");
+        if (argc != 2 && !is_spinning) {
+                fprintf(stderr, "usage: nullfs [-s MICROSECONDS] MOUNTPOINT\n");
                 return 2;
         }
         session = fuse_session_new(&args, &null_ops, sizeof(null_ops), NULL);
         if (!session)
                 return 1;
-        if (fuse_set_signal_handlers(session) < 0 || fuse_session_mount(session, argv[1]) < 0)
+        if (fuse_set_signal_handlers(session) < 0 || fuse_session_mount(session, argv[argc - 1]) < 0)
                 return 1;
-        r = fuse_session_loop(session);
+        r = is_spinning ? spinning_loop(session, strtoul(argv[2], NULL, 10)) : fuse_session_loop(session);
         fuse_session_unmount(session);
         fuse_remove_signal_handlers(session);
         fuse_session_destroy(session);

@@ -1,5 +1,7 @@
 """The figures as tables for people."""
 
+import statistics
+
 from targets import TARGETS
 
 
@@ -55,12 +57,14 @@ def tables(rows):
 
 
 def verdicts(runs):
-    """Of each target: its name, its bound, the figure in each run (None: not measured), and whether it was met in all."""
+    """Of each target: its name, its bound, the figure and its floor in each run (None: not measured), and whether it was
+    met in all."""
     found = []
     for target in TARGETS:
         values = [target.value(rows) for rows in runs]
         measured = [value for value in values if value is not None]
         found.append({"name": target.name, "bound": target.bound, "at_least": target.at_least, "values": values,
+                      "floors": [target.floor_value(rows) for rows in runs],
                       "met": all(map(target.is_met, measured)) if measured else None})
     return found
 
@@ -73,8 +77,12 @@ def table_of_verdicts(found):
     def number(value):
         return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3f}"
 
+    def floor(values):
+        measured = [value for value in values if value is not None]
+        return number(statistics.median(measured)) if measured else ""
+
     runs = len(found[0]["values"])
-    header = ["target", "", "bound", *(["measured"] + [""] * (runs - 1)), ""]
+    header = ["target", "", "bound", *(["measured"] + [""] * (runs - 1)), "floor", ""]
     return table(header, [[verdict["name"], "at least" if verdict["at_least"] else "at most", number(verdict["bound"]),
-                           *map(number, verdict["values"]),
+                           *map(number, verdict["values"]), floor(verdict["floors"]),
                            {True: "met", False: "MISSED", None: "not measured"}[verdict["met"]]] for verdict in found])

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lockspacefs_test import Daemon, daemon_path, make_lockspace, status, touch, umount, wait_until  # noqa: E402, F401
 
+SPIN_US = 20                                    # the default of lockspacefs
+
 # What is timed on a file system: the operation of bench-client, and on which file below the mount.
 OPERATIONS = {
     "open+close": ("open", "web/open"),
@@ -89,6 +91,21 @@ class NullFs(Daemon, FileSystem):
     @property
     def command(self):
         return [str(helper("nullfs")), str(self.mountpoint)]
+
+
+class SpinningNullFs(NullFs):
+    """The same, reading as lockspacefs does."""
+
+    name = "nullfs, spinning"
+
+    def __init__(self, directory, options=()):
+        super().__init__(directory)
+        spins = [option.removeprefix("spin=") for option in options if option.startswith("spin=")]
+        self._spin_us = 0 if len(os.sched_getaffinity(0)) == 1 else [SPIN_US, *spins][-1]
+
+    @property
+    def command(self):
+        return [super().command[0], "-s", str(self._spin_us), str(self.mountpoint)]
 
 
 class TmpFs(FileSystem):
@@ -196,7 +213,8 @@ class Etcd(LockServer):
 def file_systems(directory, options=(), beside=None):
     """lockspacefs, another build of it if there is one, and what they stand on."""
     with contextlib.ExitStack() as stack:
-        servers = [LockspaceFs(directory / "lockspacefs", *options), NullFs(directory / "nullfs"), TmpFs(directory / "tmpfs")]
+        servers = [LockspaceFs(directory / "lockspacefs", *options), NullFs(directory / "nullfs"),
+                   SpinningNullFs(directory / "spinning", options), TmpFs(directory / "tmpfs")]
         if beside:
             servers.insert(1, LockspaceFs(directory / "beside", *options, name="beside", program=beside))
         yield [stack.enter_context(server) for server in servers]

@@ -18,15 +18,23 @@ class Target:
     placement: str = None
     at_least: bool = False
 
-    def value(self, rows):
-        """The figure, or None where that was not measured."""
+    def _row(self, rows):
         for row in rows:
             if (row["group"], row["what"], row["on"]) != (self.group, self.what, self.on):
                 continue
             if self.clients not in (None, row.get("clients")) or self.placement not in (None, row.get("placement")):
                 continue
-            return row.get("against", {}).get(self.against) if self.against else row.get(self.figure)
-        return None
+            return row
+        return {}
+
+    def value(self, rows):
+        """The figure, or None where that was not measured."""
+        row = self._row(rows)
+        return row.get("against", {}).get(self.against) if self.against else row.get(self.figure)
+
+    def floor_value(self, rows):
+        """The same of who does nothing: what can be reached at all. None, too, where that is not known."""
+        return self._row(rows).get("floor", {}).get(self.against)
 
     def is_met(self, value):
         return value >= self.bound if self.at_least else value <= self.bound

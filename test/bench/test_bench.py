@@ -64,7 +64,7 @@ def of_group(rows, group):
 def test_each_operation_is_timed_on_each_file_system(rows, group, clients, placements):
     seen = {(row["placement"], row["clients"], row["what"], row["on"]) for row in of_group(rows, group)}
     expected = {(placement, clients, what, on) for placement in placements for what in OPERATIONS
-                for on in ("lockspacefs", "nullfs", "tmpfs")}
+                for on in ("lockspacefs", "nullfs", "nullfs, spinning", "tmpfs")}
     expected |= {(placement, clients, "open+close in .ex", "nullfs with FLUSH") for placement in placements}
     assert seen == expected
 
@@ -92,7 +92,7 @@ def test_a_round_trip_to_the_daemon_takes_longer_than_the_kernels_own_lock(rows)
     """Each request that was to arrive did: of fcntl locks the kernel keeps those itself that nobody asks for."""
     for group in ("single-core", "two-core", "unpinned"):
         for row in of_group(rows, group):
-            if row["on"] in ("lockspacefs", "nullfs"):
+            if row["on"] in ("lockspacefs", "nullfs", "nullfs, spinning"):
                 tmpfs, = (other for other in of_group(rows, group) if (other["what"], other["on"]) == (row["what"], "tmpfs"))
                 assert row["median_us"] > 1.5 * tmpfs["median_us"], (row, tmpfs)
 
@@ -115,6 +115,7 @@ def test_every_target_has_its_row(rows):
     for target in TARGETS:
         if target.group in LOCAL and target.group not in ("growth", "listing"):
             assert target.value(rows) is not None, target
+            assert (target.floor_value(rows) is not None) == (target.against in ("nullfs", "nullfs with FLUSH")), target
         elif target.group in LOCAL:
             assert any(row["what"] == target.what for row in of_group(rows, target.group)), target
 
@@ -208,6 +209,19 @@ def test_a_target_is_met_only_if_every_run_meets_it(monkeypatch):
     monkeypatch.setattr(report, "TARGETS", [Target("t", "g", "w", 1.5, against="nullfs")])
     verdict, = report.verdicts([[row()], [row(against={"nullfs": 1.6})], [row()]])
     assert verdict["met"] is False and verdict["values"] == [1.5, 1.6, 1.5]
+
+
+def test_the_floor_of_a_target_is_what_the_spinning_nullfs_takes(monkeypatch):
+    monkeypatch.setattr(report, "TARGETS", [Target("t", "g", "w", 1.0, against="nullfs")])
+    verdict, = found = report.verdicts([[row(floor={"nullfs": 1.25, "tmpfs": 9})], [row()]])
+    assert verdict["floors"] == [1.25, None] and verdict["met"] is False
+    assert report.table_of_verdicts(found).splitlines()[1].split() == ["t", "at", "most", "1.000", "1.500", "1.500", "1.250", "MISSED"]
+
+
+def test_a_target_without_a_floor_shows_none(monkeypatch):
+    monkeypatch.setattr(report, "TARGETS", [Target("t", "g", "w", 300, figure="bytes")])
+    found = report.verdicts([[row()]])
+    assert report.table_of_verdicts(found).splitlines()[1].split() == ["t", "at", "most", "300", "300", "met"]
 
 
 # --- mistakes ------------------------------------------------------------------
