@@ -34,7 +34,6 @@ struct Lockspace {
         uint32_t id;                            /* the engine's */
         LockspaceState state;
         unsigned refs;                          /* resources, and one of the tree's */
-        unsigned files;                         /* listed */
         unsigned locks;                         /* for which lock_counts() */
         unsigned held, waiting;                 /* of these; a converting one is both */
         unsigned all_locks;                     /* that the engine may know, or soon will */
@@ -43,6 +42,7 @@ struct Lockspace {
         bool is_force : 1;                  /* .force */
         bool is_forced : 1;                 /* the release under way is */
         GHashTable *resources;                  /* of Resource, by name: listed or looked up */
+        GQueue listed;                          /* of these, in the order in which they were */
         GQueue postponed;                       /* of Request: until the release has ended */
         GArray *saved;                          /* of SavedValue (lockspace.c), during a release */
         unsigned pending;                       /* locks that saving or restoring waits for */

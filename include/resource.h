@@ -27,6 +27,7 @@ struct Resource {
         unsigned held_up;                       /* of its locks: is_held_up */
         Lock *keeper;                           /* NULL: nothing to keep */
         GQueue locks;                           /* of Lock */
+        GList listing;                          /* in Lockspace.listed, if is_listed */
         uint8_t name[];
 };
 

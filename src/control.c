@@ -50,7 +50,7 @@ GString *control_status(Tree *tree)
                 const Lockspace *lockspace = l->data;
 
                 g_string_append_printf(text, "%s/state %s\n", lockspace->name, lockspace_state_to_string(lockspace));
-                g_string_append_printf(text, "%s/files %u\n", lockspace->name, lockspace->files);
+                g_string_append_printf(text, "%s/files %u\n", lockspace->name, lockspace->listed.length);
                 g_string_append_printf(text, "%s/held %u\n", lockspace->name, lockspace->held);
                 g_string_append_printf(text, "%s/waiting %u\n", lockspace->name, lockspace->waiting);
         }

@@ -642,17 +642,15 @@ static GArray *list_serials(Tree *tree, const Node *node, fuse_ino_t ino)
 {
         GArray *serials = g_array_new(FALSE, FALSE, sizeof(gint64));
         GHashTableIter iter;
-        gpointer key, value;
+        gpointer value;
 
         if (ino == FUSE_ROOT_ID) {
                 g_hash_table_iter_init(&iter, tree->lockspaces);
                 while (g_hash_table_iter_next(&iter, NULL, &value))
                         g_array_append_val(serials, ((Node *)value)->serial);
         } else if (is_lockspace_dir(node, ino)) {
-                g_hash_table_iter_init(&iter, ((const Lockspace *)node)->resources);
-                while (g_hash_table_iter_next(&iter, &key, NULL))
-                        if (((Resource *)key)->is_listed)
-                                g_array_append_val(serials, ((Node *)key)->serial);
+                for (const GList *link = ((const Lockspace *)node)->listed.head; link; link = link->next)
+                        g_array_append_val(serials, ((const Node *)link->data)->serial);
         }
         return serials;
 }

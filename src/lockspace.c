@@ -122,7 +122,7 @@ static void resource_die(Resource *resource, gboolean engine_knows)
         resource->opens++;                      /* stays until we are through */
         resource_unname(resource);
         if (resource->is_listed)
-                resource->lockspace->files--;
+                g_queue_unlink(&resource->lockspace->listed, &resource->listing);
         resource->is_listed = FALSE;
         resource->keeper = NULL;
         for (GList *link = resource->locks.head; link; link = next) {

@@ -126,7 +126,7 @@ static guint64 get_active(const Lockspace *lockspace)
 
 static guint64 get_files(const Lockspace *lockspace)
 {
-        return lockspace->files;
+        return lockspace->listed.length;
 }
 
 static guint64 get_held(const Lockspace *lockspace)

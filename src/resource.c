@@ -88,7 +88,10 @@ void resource_release(Resource *resource)
 
 static void show(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
 {
-        resource->lockspace->files += !resource->is_listed;
+        if (!resource->is_listed) {
+                resource->listing.data = resource;
+                g_queue_push_tail_link(&resource->lockspace->listed, &resource->listing);
+        }
         resource->is_listed = resource->was_listed = TRUE;
         resource->node.uid = uid;
         resource->node.gid = gid;
@@ -141,7 +144,7 @@ void resource_unlist(Resource *resource)
         resource->is_listed = resource->is_made = FALSE;
         resource->node.ctime_ns = time_ns();
         node_touch(&resource->lockspace->node);
-        resource->lockspace->files--;
+        g_queue_unlink(&resource->lockspace->listed, &resource->listing);
         if (!lockspace_is_saving(resource->keeper))     /* then the release drops it */
                 lock_drop(g_steal_pointer(&resource->keeper));
         tree_notify_attr(resource->lockspace->tree, &resource->node);

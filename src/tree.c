@@ -95,7 +95,7 @@ TreeCounts tree_count(const Tree *tree)
         while (g_hash_table_iter_next(&iter, NULL, &value)) {
                 const Lockspace *lockspace = value;
 
-                counts.files += lockspace->files;
+                counts.files += lockspace->listed.length;
                 counts.held += lockspace->held;
                 counts.waiting += lockspace->waiting;
         }

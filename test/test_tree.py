@@ -310,6 +310,17 @@ def test_every_name_of_a_large_lockspace_is_listed_once(lockspace):
     assert sorted(os.listdir(lockspace)) == names[1::2]
 
 
+def test_a_listing_is_in_the_order_in_which_its_names_came(lockspace):
+    names = [f"job-{(i * 37) % 101}" for i in range(101)]
+    for name in names:
+        touch(lockspace / name)
+    assert os.listdir(lockspace) == names
+    for name in names[:3]:
+        os.unlink(lockspace / name)
+    touch(lockspace / names[1])
+    assert os.listdir(lockspace) == [*names[3:], names[1]]
+
+
 def test_a_listing_goes_on_while_its_files_are_removed(lockspace):
     """As rm -r and find -delete do it: what was neither made nor removed meanwhile is listed exactly once."""
     for i in range(2000):
