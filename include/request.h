@@ -67,3 +67,4 @@ void request_begin_wait(Request *request);
 void request_let_signals_through(Tree *tree);
 /* It waits in @queue, Holder.waiting or Lockspace.postponed, until it is taken out or answered. */
 void request_enqueue(Request *request, GQueue *queue);
+void request_enqueue_first(Request *request, GQueue *queue);

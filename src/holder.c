@@ -44,14 +44,18 @@ static Tree *holder_tree(const Holder *holder)
         return holder->resource->lockspace->tree;
 }
 
-/* @request has its turn when this holder's earlier ones are through. */
+/* @request has its turn when this holder's earlier ones are through. A try that
+ * may wait at all (is_sure) goes first: what waits before it may take long. */
 static int wait_for_turn(Holder *holder, Request *request)
 {
         if (!holder->waiting)
                 holder->waiting = memory_new0(GQueue);
         if (!holder->waiting)
                 return -ENOMEM;
-        request_enqueue(request, holder->waiting);
+        if (request->wait)
+                request_enqueue(request, holder->waiting);
+        else
+                request_enqueue_first(request, holder->waiting);
         return 0;
 }
 
@@ -209,6 +213,13 @@ static int ask(Holder *holder, Request *request)
         return 0;
 }
 
+/* What is in flight ends soon, whatever others do, and @request asks for no more than is held. */
+static gboolean is_sure(const Holder *holder, const Request *request)
+{
+        return holder->lock && lock_has(holder->lock) && request->mode <= holder->lock->mode &&
+               (!holder->active || holder->active->kind == REQUEST_FSYNC);
+}
+
 /* The reason why @request cannot even be asked for: 0 or a negative errno. */
 static int check(const Holder *holder, const Request *request)
 {
@@ -216,7 +227,7 @@ static int check(const Holder *holder, const Request *request)
                 return -ESTALE;
         if (holder_tree(holder)->shutting_down && !(holder->lock && request->mode <= holder->lock->mode))
                 return -ESHUTDOWN;
-        if (is_busy(holder) && !request->wait)
+        if (is_busy(holder) && !request->wait && !is_sure(holder, request))
                 return -EAGAIN;
         return 0;
 }

@@ -89,12 +89,23 @@ static void request_settle(Request *request)
         request->is_charged = FALSE;
 }
 
-void request_enqueue(Request *request, GQueue *queue)
+static void enter(Request *request, GQueue *queue)
 {
         if (request->since_us == 0)
                 request->since_us = tree_now_us(request_tree(request));
         request->queue = queue;
+}
+
+void request_enqueue(Request *request, GQueue *queue)
+{
+        enter(request, queue);
         g_queue_push_tail_link(queue, &request->link);
+}
+
+void request_enqueue_first(Request *request, GQueue *queue)
+{
+        enter(request, queue);
+        g_queue_push_head_link(queue, &request->link);
 }
 
 /* --- answers --- */
