@@ -66,6 +66,8 @@ const char *lockspace_state_to_string(const Lockspace *lockspace);
 /* Release it. -EBUSY at once when a lock is held or waited for here (without
  * @force), or a release is under way already; 0: @done runs once, later. */
 int lockspace_release(Lockspace *lockspace, gboolean force, LockspaceDone *done, void *data);
+/* Who waits for its release to end is told ESHUTDOWN. */
+void lockspace_shut_down(Lockspace *lockspace);
 /* From lock_free(): one less of all_locks. */
 void lockspace_lock_freed(Lockspace *lockspace);
 /* It is gone: whoever waits gets ESTALE, whoever holds POLLERR|POLLHUP.

@@ -34,7 +34,7 @@ struct Request {
         pid_t pid;                              /* SETLK: the caller's process; 0: not told */
         int flags;                              /* OPEN: of fuse_file_info */
         Holder *holder;                         /* FLOCK, SETLK, OPEN, FSYNC: whom it is for */
-        Handle *handle;                         /* SETLK: through which file; cannot be closed before the answer */
+        Handle *handle;                         /* SETLK, FSYNC: through which file; cannot be closed before the answer */
         GList link;                             /* in Holder.waiting or Lockspace.postponed */
         GQueue *queue;                          /* that queue, NULL: in none */
         void (*start)(Request *request);        /* what a postponed one does when its time has come */

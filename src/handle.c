@@ -99,8 +99,6 @@ static void file_clear(Handle *handle)
         Resource *resource = handle->holder.resource;
         Tree *tree = handle->tree;
 
-        if (!handle->is_dead)
-                holder_fail(&handle->holder, -ESHUTDOWN);       /* only when the connection broke under them */
         holder_clear(&handle->holder);
         while (handle->fcntl)
                 fcntl_holder_leave_handle(handle->fcntl->data);

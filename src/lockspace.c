@@ -144,11 +144,23 @@ static void tell_handles(Lockspace *lockspace)
                         handle_set_dead(handle);
 }
 
+static void fail_postponed(Lockspace *lockspace, int status)
+{
+        Request *request;
+
+        while ((request = g_queue_peek_head(&lockspace->postponed)))
+                request_answer(request, status);
+}
+
+void lockspace_shut_down(Lockspace *lockspace)
+{
+        fail_postponed(lockspace, -ESHUTDOWN);
+}
+
 void lockspace_die(Lockspace *lockspace, gboolean engine_knows)
 {
         Tree *tree = lockspace->tree;
         g_autoptr(GList) resources = NULL;
-        Request *request;
         const gboolean is_midway = lockspace->state == LOCKSPACE_SAVING || lockspace->state == LOCKSPACE_DRAINING ||
                                    lockspace->state == LOCKSPACE_RESTORING;
 
@@ -162,8 +174,7 @@ void lockspace_die(Lockspace *lockspace, gboolean engine_knows)
         tree_remove_node(tree, &lockspace->node);
         node_touch(&tree->root);
         tree_notify_listing(tree);
-        while ((request = g_queue_peek_head(&lockspace->postponed)))
-                request_answer(request, -ESTALE);
+        fail_postponed(lockspace, -ESTALE);
         tell_handles(lockspace);
         /* Opens of a mode directory that wait have no handle in the table yet,
          * and a reader none at all: their locks' owners are told by the locks. */

@@ -184,12 +184,21 @@ static void tell_end(Daemon *daemon, const char *status)
                 manager_stopping(daemon->manager, status);
 }
 
+/* Who waits for a lock through them is told. */
+static void shut_down_files(Tree *tree)
+{
+        uint32_t id = 0;
+        Handle *handle;
+
+        while ((handle = id_table_next(&tree->handles, &id)))
+                if (handle_is_file(handle))
+                        handle_shut_down(handle);
+}
+
 static void terminate(Daemon *daemon)
 {
         Tree *tree = daemon->tree;
         g_autofree char *status = NULL;
-        uint32_t id = 0;
-        Handle *handle;
 
         if (tree->shutting_down || tree->open_files == 0) {
                 daemon->is_hurried = tree->shutting_down;       /* the second signal */
@@ -204,9 +213,7 @@ static void terminate(Daemon *daemon)
         tree->last_closed = last_closed;
         tree->last_closed_data = daemon;
         session_detach(daemon->session);
-        while ((handle = id_table_next(&tree->handles, &id)))
-                if (handle_is_file(handle))
-                        handle_shut_down(handle);
+        shut_down_files(tree);
 }
 
 /* --- signals --- */
@@ -323,14 +330,23 @@ static void publish_values(Daemon *daemon)
         g_source_remove(timer);
 }
 
+/* Whoever still has one has lost it with the connection. The other handles go
+ * with the tree: one may belong to a request for which work is under way. */
 static void close_files(Tree *tree)
 {
+        GHashTableIter iter;
+        gpointer lockspace;
         uint32_t id = 0;
         Handle *handle;
 
         tree->last_closed = NULL;
+        g_hash_table_iter_init(&iter, tree->lockspaces);
+        while (g_hash_table_iter_next(&iter, NULL, &lockspace))
+                lockspace_shut_down(lockspace);
+        shut_down_files(tree);
         while ((handle = id_table_next(&tree->handles, &id)))
-                handle_free(handle);
+                if (handle_is_file(handle))
+                        handle_free(handle);
 }
 
 static void run(Daemon *daemon)

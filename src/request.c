@@ -283,6 +283,7 @@ void request_fsync(fuse_req_t req, Handle *handle)
         if (!request)
                 return;
         request->wait = TRUE;
+        request->handle = handle;
         holder_sync(lock ? lock->data : &handle->holder, request);
 }
 

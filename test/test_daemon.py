@@ -516,6 +516,23 @@ def test_a_second_signal_ends_it_at_once(daemon, first, second):
         os.close(holder)
 
 
+@pytest.mark.parametrize("kind", [flock_waiter, fcntl_waiter, open_waiter])
+def test_a_connection_that_breaks_under_those_who_wait_ends_it_well(daemon, kind):
+    """umount -f breaks it, though it may say that the mount is busy."""
+    lockspace = make_lockspace(daemon.mountpoint)
+    touch(lockspace / "job")
+    holder = os.open(lockspace / ".ex" / "job", os.O_RDWR)
+    children = [Child(kind, lockspace / "job") for _ in range(3)]
+    wait_for_waiters(lockspace, 3)
+    subprocess.run(["umount", "-i", "-f", daemon.mountpoint], stderr=subprocess.DEVNULL, check=False)
+    for child in children:
+        with raises_errno(errno.ECONNABORTED, errno.ENOTCONN):
+            child.join()
+    assert daemon.wait() == 0
+    with contextlib.suppress(OSError):
+        os.close(holder)
+
+
 def test_umount_l_keeps_serving_until_the_last_close(daemon):
     lockspace = make_lockspace(daemon.mountpoint)
     touch(lockspace / "job")
