@@ -454,18 +454,27 @@ Holder *fcntl_holder_get(Resource *resource, guint64 owner, LockBy by, Handle *h
         return (Holder *)holder;
 }
 
+/* One of those who wait as @holder, or NULL. */
+static const Request *first_waiter(const Holder *holder)
+{
+        if (holder->active)
+                return holder->active;
+        if (holder->waiting && !g_queue_is_empty(holder->waiting))
+                return g_queue_peek_head(holder->waiting);
+        for (GList *l = holder->resource->lockspace->postponed.head; l; l = l->next)
+                if (((const Request *)l->data)->holder == holder)
+                        return l->data;
+        return NULL;
+}
+
 void fcntl_holder_leave_handle(Holder *holder)
 {
-        Handle *handle = holder->handle;
-        const Request *request = holder->active ? holder->active : holder->waiting ? g_queue_peek_head(holder->waiting) : NULL;
+        const Request *request = first_waiter(holder);
 
-        if (request && request->handle != handle) {     /* another thread waits, through a file of its own */
+        if (request) {                          /* another thread, through a file of its own */
                 forget((FcntlHolder *)holder);
                 remember(request->handle, (FcntlHolder *)holder);
-                holder_unlock(holder);
-                return;
         }
-        holder_fail(holder, -ESHUTDOWN);        /* somebody waits only when the connection broke under him */
         fcntl_holder_put(holder);
 }
 
@@ -476,7 +485,7 @@ void fcntl_holder_put(Holder *base)
         Owner *owner = holder->owner;
 
         holder_unlock(base);
-        if (base->lock || base->active || (base->waiting && !g_queue_is_empty(base->waiting)))
+        if (base->lock || first_waiter(base))
                 return;
         g_hash_table_remove(tree->fcntl_holders, base);
         forget(holder);

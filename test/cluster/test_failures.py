@@ -360,6 +360,75 @@ def test_writing_while_what_was_written_is_on_its_way(prepared):
     assert two.do("get(web / '.pr' / 'lowered')") == b"two"
 
 
+def in_a_thread(call, *arguments):
+    """Source: that call in another thread; its errno will be in done."""
+    return f"import threading; done = []; threading.Thread(target=lambda: done.append(errno_of({', '.join([call, *arguments])}))).start()"
+
+
+def wait_for_a_call(site, count=1):
+    """Until that many are under way on the mount."""
+    waiting = "cat /sys/fs/fuse/connections/*/waiting"
+    wait_until(lambda: int(site.node.run(waiting, check=True).stdout) == count, SOON, f"{count} calls on node {site.number}")
+
+
+def wait_for_log(site, text):
+    wait_until(lambda: text in site.daemon.log(), SOON, f"node {site.number}: {text}")
+
+
+def test_a_try_for_what_is_held_waits_for_the_fsync_of_another_thread(prepared):
+    """And for no other, who came first: he gives up what is tried for, and a reader on node 2 gets it."""
+    one, two = prepared
+    writer = one.holder("flock", "synced")
+    reader = two.waiter("flock", "synced", "pr")
+    writer.do("os.pwrite(fd, b'one', 0)")
+    with stopped(prepared):
+        for count, call in enumerate([("os.fsync", "fd"), ("fcntl.flock", "fd", "fcntl.LOCK_SH")], 1):
+            writer.do(in_a_thread(*call))
+            wait_for_a_call(one, count)
+        trying = writer.start("fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)")
+    trying.result()
+    reader.result()
+
+
+def test_a_connection_that_breaks_in_a_stopped_lockspace(two_nodes):
+    """Those who wait there for an fsync and for a lock are told, the daemon ends."""
+    with mounted(two_nodes.nodes, f"wait={WAIT}") as sites:
+        one, two = sites
+        make(sites, "web")
+        writer = one.holder("posix", "synced")
+        writer.do("os.pwrite(fd, b'one', 0)")
+        two.holder("flock", "busy")
+        waiting = [one.waiter(way, "busy") for way in WAYS]
+        with stopped(sites):
+            writer.do(in_a_thread("os.fsync", "fd"))
+            wait_for_a_call(one, 1 + len(WAYS))
+            one.node.run("umount -i -f /dlm")
+            for answer in waiting:
+                assert answer.errno() in (errno.ECONNABORTED, errno.ENOTCONN)
+            wait_for_log(one, "unmounted /dlm")
+            one.node.run("umount -l /dlm")      # what is left of it: files are open
+        one.dismiss()
+        assert one.daemon.job.wait(SOON).returncode == 0
+
+
+def test_closing_another_file_while_a_release_is_stuck(two_nodes):
+    """A process waits there for a fcntl lock in one thread, and closes the same file, opened again, in another."""
+    with mounted(two_nodes.nodes, f"wait={WAIT}") as sites:
+        one, two = sites
+        make(sites, "web")
+        one.do("put(web / '.ex' / 'kept', b'value')")           # what the release has to read first
+        busy = two.holder("flock", "busy")
+        program = one.actor("fd, again = (os.open(web / 'r', os.O_RDWR | os.O_CREAT) for _ in range(2))")
+        with stopped(sites):
+            assert one.errno("os.rmdir(web)") == errno.EINPROGRESS
+            program.do(in_a_thread("fcntl.lockf", "fd", "fcntl.LOCK_EX"))
+            wait_for_a_call(one)
+            program.do("os.close(again)")
+        one.wait_for("'web' not in os.listdir(dlm)")
+        wait_until(lambda: program.do("done") == [errno.ESTALE], SOON, "the thread has been told")
+        busy.do("os.close(fd)")
+
+
 def test_unlinking_while_a_release_is_stuck(two_nodes):
     """What it was about to read for later is not there any more; all goes on when the lockspace does."""
     with mounted(two_nodes.nodes, f"wait={WAIT}") as sites:
