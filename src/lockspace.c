@@ -18,9 +18,11 @@
  *   drained             … and the engine is to release it
  *   released            done; or EBUSY: restore: each value is written back
  *                       under EX, unless somebody has it there now, and the
- *                       keepers are back
+ *                       keepers are back. With force: once more, until it is
  *   restore_finished    unsealed; what was postponed starts
  */
+
+#define FORCE_RETRY_MS 100
 
 typedef struct SavedValue {
         Resource *resource;                     /* its lock keeps it */
@@ -319,10 +321,25 @@ static void restore(Lockspace *lockspace, int status)
         restore_step_done(lockspace);
 }
 
+static void engine_release(Lockspace *lockspace);
+
+static gboolean release_again(void *data)
+{
+        engine_release(data);
+        return G_SOURCE_REMOVE;
+}
+
 static void released(void *data, int status, uint32_t id)
 {
         Lockspace *lockspace = data;
 
+        if (lockspace->is_forced && status == -ESTALE)
+                status = 0;                     /* it went by itself */
+        if (lockspace->is_forced && status < 0) {
+                trace("lockspace %s: release by force: %s", lockspace->name, g_strerror(-status));
+                g_timeout_add(FORCE_RETRY_MS, release_again, lockspace);        /* its locks are the engine's until then */
+                return;
+        }
         if (lockspace->is_forced)
                 free_abandoned(lockspace->tree, lockspace);
         else if (status < 0 && lockspace->state != LOCKSPACE_DEAD)

@@ -55,6 +55,19 @@ def test_a_rmdir_that_fails_keeps_the_values(mount, injector):
     lockspace.rmdir()
 
 
+def test_a_rmdir_by_force_that_fails_is_tried_again(mount, injector):
+    """Until then its locks are the kernel's, and their numbers are not given to others."""
+    lockspace, other = (make_lockspace(mount, name) for name in ("web", "other"))
+    (lockspace / ".force").write_text("1")
+    with opened(lockspace / ".ex/job"):
+        injector.fail("write", errno.ENOMEM, count=3, path="/dev/")
+        lockspace.rmdir()
+        assert injector.stop() == 3
+        with opened(other / ".ex/job"), opened(other / ".ex/another"):
+            assert len(locks(other)) == 2
+    make_lockspace(mount)
+
+
 def test_a_rmdir_without_memory_of_our_own_keeps_the_values(make_daemon, injector):
     environment = {**injector.environment, "G_DEBUG": "fatal-warnings,gc-friendly"}
     lockspace = make_lockspace(make_daemon("wait=60", environment=environment).mountpoint)
