@@ -478,8 +478,8 @@ static void getlk_tried(Lock *lock, int status, void *data)
 
         if (status == -EAGAIN && detail->probe == MODE_EX) {
                 lock_set_callbacks(g_steal_pointer(&detail->lock), NULL, NULL, NULL);
-                lock_drop(lock);
                 getlk_try(detail, MODE_PR);     /* are they readers? */
+                lock_drop(lock);                /* last: a release waits for the last one to go */
         } else if (status == -EAGAIN) {
                 getlk_reply(detail, F_WRLCK, 0);
         } else if (status < 0) {
