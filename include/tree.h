@@ -66,6 +66,7 @@ struct Tree {
         GHashTable *lockspaces;                 /* char * to Lockspace: the listing of the root */
         GHashTable *engine_lockspaces;          /* the engine's number to Lockspace, dying ones too */
         GHashTable *making;                     /* set of char *, borrowed: mkdir is on its way */
+        unsigned releasing;                     /* releases on their way */
         GHashTable *owners;                     /* guint64 to Owner (holder.c): who has fcntl locks */
         GHashTable *fcntl_holders;              /* of Holder, by resource and owner (holder.c) */
 

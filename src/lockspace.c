@@ -215,6 +215,7 @@ static void release_ended(Lockspace *lockspace, int status)
         LockspaceDone *done = g_steal_pointer(&lockspace->done);
         void *data = g_steal_pointer(&lockspace->done_data);
 
+        lockspace->tree->releasing--;
         trace("lockspace %s: release: %s", lockspace->name, g_strerror(-status));
         if (status < 0 && lockspace->state != LOCKSPACE_DEAD)
                 lockspace->state = LOCKSPACE_ACTIVE;
@@ -498,6 +499,7 @@ int lockspace_release(Lockspace *lockspace, gboolean force, LockspaceDone *done,
                 lockspace_unref(lockspace);
                 return r;
         }
+        lockspace->tree->releasing++;
         lockspace->state = LOCKSPACE_SEALING;
         lockspace->is_forced = force;
         lockspace->done = done;

@@ -319,13 +319,15 @@ static gboolean hurry(void *data)
         return G_SOURCE_CONTINUE;
 }
 
-/* What was written is lost if the engine ends before an unlock that publishes it has. */
-static void publish_values(Daemon *daemon)
+/* What was written is lost if the engine ends before an unlock that publishes it
+ * has; a lockspace that is being made stays behind if it ends before that has. */
+static void finish(Daemon *daemon)
 {
-        const guint timer = g_timeout_add_seconds(MAX(daemon->tree->options->wait_s, 1), hurry, daemon);
+        Tree *tree = daemon->tree;
+        const guint timer = g_timeout_add_seconds(MAX(tree->options->wait_s, 1), hurry, daemon);
 
-        daemon->tree->shutting_down = TRUE;     /* another signal ends this */
-        while (locks_are_publishing(daemon->tree) && !daemon->is_hurried)
+        tree->shutting_down = TRUE;             /* another signal ends this */
+        while ((locks_are_publishing(tree) || g_hash_table_size(tree->making) > 0 || tree->releasing > 0) && !daemon->is_hurried)
                 g_main_context_iteration(NULL, TRUE);
         g_source_remove(timer);
 }
@@ -360,7 +362,7 @@ static void run(Daemon *daemon)
         session_unmount(daemon->session);
         g_message("unmounted %s", daemon->tree->options->mountpoint);
         close_files(daemon->tree);
-        publish_values(daemon);
+        finish(daemon);
         if (!daemon->tree->options->keep)
                 release_lockspaces(daemon);
         g_source_remove(source);

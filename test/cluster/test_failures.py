@@ -559,6 +559,27 @@ def test_mkdir_and_rmdir_that_wait_can_be_interrupted(three_nodes):
         one.wait_for("os.path.isdir(dlm / 'new')")
 
 
+def test_a_lockspace_that_is_still_being_made_at_the_end_does_not_stay(three_nodes):
+    with mounted(three_nodes.nodes[:1], "wait=60") as (one,):
+        one.make("web")
+        three_nodes.node(2).crash()
+        three_nodes.node(3).crash()
+        wait_until(lambda: not one.node.is_quorate(), SOON, "node 1 notices")
+        actor = one.actor()
+        making = actor.start("raw_mkdir(dlm / 'new')")
+        wait_until(lambda: one.node.run("test -d /sys/kernel/dlm/new").returncode == 0, SOON, "it is being made")
+        actor.signal(signal.SIGUSR1)
+        assert making.result() == errno.EINTR
+        one.do("(web / '.force').write_text('1')")              # and one whose release has to wait for that
+        assert one.do("interrupted('rmdir', bytes(web))") == errno.EINTR
+        one.dismiss()
+        one.node.run("umount /dlm", check=True)
+        wait_for_log(one, "unmounted /dlm")
+        three_nodes.node(2).start(members=2)
+        assert one.daemon.job.wait(SOON).returncode == 0
+        assert "name" not in one.node.run("dlm_tool ls", check=True).stdout
+
+
 def test_a_mkdir_without_quorum_is_content_with_what_somebody_else_makes(three_nodes):
     with mounted(three_nodes.nodes[:1], "wait=1") as (one,):    # a warning ends it
         three_nodes.node(2).crash()
