@@ -37,6 +37,7 @@ typedef struct Daemon {
         int signal_fd;
         unsigned releasing;                     /* lockspaces, at the end */
         gboolean is_hurried;                    /* no waiting any more, at the end */
+        guint quitting;                         /* the source of quit_when_idle(), or 0 */
 } Daemon;
 
 /* --- commands: what else the program does --- */
@@ -169,13 +170,16 @@ static const SessionEvents session_events = { .mounted = daemon_mounted, .gone =
 
 static gboolean quit_when_idle(void *data)
 {
-        g_main_loop_quit(((Daemon *)data)->loop);
+        Daemon *daemon = data;
+
+        daemon->quitting = 0;
+        g_main_loop_quit(daemon->loop);
         return G_SOURCE_REMOVE;
 }
 
 static void last_closed(void *data)
 {
-        g_idle_add(quit_when_idle, data);       /* after the close was answered */
+        ((Daemon *)data)->quitting = g_idle_add(quit_when_idle, data);  /* after the close was answered */
 }
 
 static void tell_end(Daemon *daemon, const char *status)
@@ -361,6 +365,7 @@ static void run(Daemon *daemon)
         tell_end(daemon, "unmounted, releasing lockspaces");
         session_unmount(daemon->session);
         g_message("unmounted %s", daemon->tree->options->mountpoint);
+        g_clear_handle_id(&daemon->quitting, g_source_remove);          /* the connection was gone before it ran */
         close_files(daemon->tree);
         finish(daemon);
         if (!daemon->tree->options->keep)
