@@ -18,6 +18,7 @@ from locking import COMPATIBLE
 from records import Blow, History, Section, View
 
 SURE = {"pr", "pw", "ex"}                       # a lock that excludes writers, so that what is read under it is certain
+HANDED_ON = {"cw", "pr", "pw", "ex"}            # what a new master finds under these it takes for valid
 
 GRACE = 1                                       # seconds: for the watchers to be told, and for an unlock to travel
 AFTERMATH = 15                                  # seconds: in which a blow may still cost a value
@@ -43,6 +44,14 @@ class Outage(NamedTuple):
     noticed: Optional[int]                      # the node itself knew
 
 
+class Fork(NamedTuple):
+    """A side went on without a node that never noticed, and then met it: one of the two had to go, and it was that side."""
+    begin: int
+    side: frozenset
+    end: int                                    # they met
+    gone: int                                   # the last of that side was out
+
+
 def judge(history: History) -> Verdict:
     return Judge(history).judge()
 
@@ -60,9 +69,12 @@ class Judge:
             if blow.kind == "boot":
                 self.boots[blow.node].append(blow.before)
             self.blows[blow.node].append(blow)
-        for node, tick in list(self._readmissions()):
+        readmissions = list(self._readmissions())
+        for node, tick in readmissions:
             bisect.insort(self.boots[node], tick)
         self.outages = self._find_outages()
+        self.forks = [fork for node, tick in readmissions for fork in self._forks(node, tick)]
+        self.losses = self._find_losses()
 
     def judge(self) -> Verdict:
         figures = self.verdict.figures
@@ -135,6 +147,35 @@ class Judge:
                 self.boot_of(node, v.tick) == boot]
         return min([*killed, *told], default=None)
 
+    def _forks(self, node: int, end: int) -> Iterator[Fork]:
+        """That ended when the others took back the node."""
+        outage = self.outages.get((node, self.boot_of(node, end) - 1))
+        if outage is None or outage.noticed is not None:
+            return
+        side = frozenset().union(*(view.members for view in self.history.views if view.is_quorate and
+                                   outage.tick <= view.tick < end and node not in view.members))
+        gone = [self._gone(other, end) for other in side]
+        if gone and None not in gone:
+            yield Fork(outage.tick, side, end, max(gone))
+
+    def _gone(self, node: int, end: int) -> Optional[int]:
+        """When was the node out, with all it knew, that was up at @end?"""
+        boot = self.boot_of(node, end)
+        ticks = [view.tick for view in self.history.views if view.node == node and not view.members and
+                 self.boot_of(node, view.tick) == boot]
+        ticks += [blow.before for blow in self.blows[node] if blow.kind == "boot" and blow.before > end]
+        if outage := self.outages.get((node, boot)):
+            ticks.append(outage.tick)
+        return min(ticks, default=None)
+
+    def _find_losses(self) -> list[Blow]:
+        """Each time that a node's locks were lost, once, and with them the values that it managed."""
+        losses = [Blow("outage", "begins", node, "", outage.tick, outage.tick + self.grace)
+                  for (node, _), outage in self.outages.items()]
+        losses += [blow for blows in self.blows.values() for blow in blows
+                   if blow.kind in COSTLY - FATAL - SLOW and blow.phase == "begins"]
+        return sorted(losses, key=lambda loss: loss.before)
+
     def outage(self, section: Section) -> Optional[Outage]:
         return self.outages.get((section.node, self.boot_of(section.node, section.asked)))
 
@@ -163,6 +204,14 @@ class Judge:
             if tick is not None:
                 ends.append(tick)
         return min(ends)
+
+    def may_survive(self, section: Section, loss: Blow) -> bool:
+        """The kernel may have granted it by then, whenever its process was told, and it stays."""
+        outage = self.outage(section)
+        over = section.refused_at if section.left is None else section.left
+        return (section.asked <= loss.after and (over is None or over >= loss.before) and
+                (outage is None or outage.tick > loss.after) and
+                not any(self.ended_by(blow, section) and blow.before <= loss.after for blow in self.blows[section.node]))
 
     # --- exclusion ---------------------------------------------------------
 
@@ -273,7 +322,8 @@ class Register:
         self.judge = judge_
         self.second = judge_.history.second
         self.figures = judge_.verdict.figures
-        self.order: dict[str, int] = {"": 0}    # of all that was written
+        self.order: dict[str, int] = {"": 0}    # of all that was written; of what was undone: -1
+        self.writers: dict[str, Section] = {}
         self.published = [Published("", None, 0)]
         self.possible: dict[str, Section] = {}  # written since, but perhaps never published
 
@@ -290,6 +340,7 @@ class Register:
 
     def _write(self, section: Section) -> None:
         self.order[section.write] = len(self.order)
+        self.writers[section.write] = section
         self.figures["values written"] += section.written is not None
         if section.written is not None and section.left is not None and not self._was_struck(section):
             self.published.append(Published(section.write, section, section.left))
@@ -322,15 +373,54 @@ class Register:
         elif section.mode in SURE:
             self._check_sure(section, tick, value)
         elif self.order[value] < self.order[last.value]:
-            self._accuse("an old value", section)
+            self._check_old(section, tick, value)
 
     def _check_sure(self, section: Section, tick: int, value: str) -> None:
         """What it reads is what there is: of the possible values this one has come true, or none."""
         if value in self.possible:
             self.published.append(Published(value, self.possible[value], tick))
         elif value != self.published[-1].value:
-            self._accuse("an old value", section)
+            self._check_old(section, tick, value)
         self.possible = {}
+
+    def _check_old(self, section: Section, tick: int, value: str) -> None:
+        """Wrong, but for two ways in which a cluster without fencing and the kernel's DLM go back (README.md)."""
+        since = [one.by for one in self.published if self.order[one.value] > self.order[value]]
+        if self.order[value] < 0 or not since:
+            self._accuse("an old value", section)
+        elif any(self._was_undone(fork, since, value) for fork in self.judge.forks if fork.gone <= tick):
+            self.figures["rolled back"] += len(since)
+            self._go_back(value)
+        elif self._may_be_forgotten(since[-1], tick):
+            self.figures["forgotten"] += 1
+            self._go_back(value)
+        else:
+            self._accuse("an old value", section)
+
+    def _go_back(self, value: str) -> None:
+        """From now on this is the last value, and what came after it is older than all."""
+        order = self.order[value]
+        self.published = [one for one in self.published if self.order[one.value] <= order]
+        if self.published[-1].value != value:
+            self.published.append(Published(value, self.writers[value], self.writers[value].write_at))
+        self.order = {other: -1 if number > order else number for other, number in self.order.items()}
+        self.possible = {}
+
+    def _was_undone(self, fork: Fork, since: list[Section], value: str) -> bool:
+        """All that came after the value is of the side that had to go, and the value is not."""
+        writer = self.writers.get(value)
+        if writer and writer.node in fork.side and writer.write_at > fork.begin + self.judge.grace:
+            return False
+        return all(one.node in fork.side and fork.begin <= one.write_at <= fork.end + self.judge.grace for one in since)
+
+    def _may_be_forgotten(self, last: Section, tick: int) -> bool:
+        """Lost with its master, it was marked, and an older one was handed on by who held that when the next master was lost."""
+        losses = [loss for loss in self.judge.losses if loss.target in ("", last.lockspace) and loss.before <= tick and
+                  loss.after >= last.write_at - AFTERMATH * self.second]
+        holders = [section for section in self.judge.history.sections if section.resource == last.resource and
+                   section.mode in HANDED_ON and (section.begin is None or section.begin > last.write_at)]
+        return any(self.judge.may_survive(holder, loss) for loss in losses
+                   if loss.before > losses[0].after and loss.after > last.write_at for holder in holders)
 
     def _last_before(self, section: Section) -> Published:
         """That was published when this one asked. Under a lock beside which others write, word of it may be under way."""

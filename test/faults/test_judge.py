@@ -233,3 +233,104 @@ def test_what_a_writer_that_was_struck_wrote_is_there_or_not_but_not_both():
 
 def test_an_errno_of_a_mount_that_is_gone_says_nothing():
     assert not accused(WROTE, reads(errno.ENOTCONN))
+
+
+ALL = frozenset({1, 2, 3, 4, 5})
+OTHERS = frozenset({1, 3, 5})
+FORK = [View(0, 1, True, ALL - {2}), View(0, 3, True, ALL - {4}), *(View(1, node, True, ALL) for node in ALL),
+        *(View(4600, node, True, ALL) for node in (2, 4)), *(View(5000, node, True, OTHERS) for node in OTHERS),
+        *(View(8000, node, True, ALL) for node in ALL), *(View(8200, node, False, frozenset()) for node in (1, 5))]
+OUT = View(9000, 3, False, frozenset())
+BESIDE = section("5900 6000 6010 6011", "b", 3, write="v2")             # published without the nodes 2 and 4
+AGAIN = {"times": "21000 21001 21010 21011"}
+
+
+@pytest.mark.parametrize("out", [OUT, blow("boot", 3, 9000), blow("node-kill", 3, 9000)])
+@pytest.mark.parametrize("mode", ["pr", "cr"])
+def test_a_side_that_went_on_and_had_to_go_takes_its_values_along(out, mode):
+    verdict = judge(history(WROTE, BESIDE, *FORK, out, reads("v1", mode, "20000 20001 20010 20011")))
+    assert not verdict.violations and verdict.figures["rolled back"] == 1
+    assert not accused(WROTE, BESIDE, *FORK, out, reads("v2", mode, "20000 20001 20010 20011"))
+
+
+def test_while_one_of_that_side_is_in_its_values_stay():
+    old = reads("v1", times="20000 20001 20010 20011")
+    assert found("an old value", WROTE, BESIDE, *FORK, old)
+    assert found("an old value", WROTE, BESIDE, *FORK, old, OUT._replace(tick=20500))
+    assert found("an old value", WROTE, BESIDE, *FORK, old, OUT._replace(tick=100), blow("boot", 3, 200))
+
+
+@pytest.mark.parametrize("mode", ["pr", "cr"])
+def test_what_was_undone_stays_undone(mode):
+    old = reads("v1", times="20000 20001 20010 20011")
+    assert not accused(WROTE, BESIDE, *FORK, OUT, old, reads("v1", mode, **AGAIN))
+    assert found("an old value", WROTE, BESIDE, *FORK, OUT, old, reads("v2", mode, **AGAIN))
+
+
+def test_only_that_side_is_undone_and_as_a_whole():
+    old = {"times": "20000 20001 20010 20011"}
+    more = section("6500 6600 6610 6611", "c", 5, write="v4")
+    assert not accused(WROTE, BESIDE, more, *FORK, OUT, reads("v1", **old))
+    assert found("an old value", WROTE, BESIDE, more, *FORK, OUT, reads("v2", **old))
+    for later in section("9400 9500 9510 9511", "c", 3, write="v3"), section("8400 8500 8510 8511", "c", 2, write="v3"):
+        out = OUT._replace(tick=15000)
+        assert found("an old value", WROTE, BESIDE, later, *FORK, out, reads("v1", **old))
+        assert not accused(WROTE, BESIDE, later, *FORK, out, reads("v3", **old))
+    kept = section("5900 6100 6110 6111", "c", 4, write="v3")           # of a node that was given up
+    assert not accused(WROTE, BESIDE, kept, more, *FORK, OUT, reads("v3", **old), reads("v3", **AGAIN))
+    assert found("an old value", WROTE, section("3000 3100 3110 3111", "c", 3, write="v2"), *FORK, OUT, reads("v1", **old))
+
+
+def test_a_node_that_noticed_keeps_nothing_of_its_own():
+    noticed = [View(5500, node, False, frozenset({2, 4})) for node in (2, 4)]
+    assert found("an old value", WROTE, BESIDE, *FORK, *noticed, OUT, reads("v1", times="20000 20001 20010 20011"))
+
+
+TWICE = [WROTE, section("90 100 110 111", "b", 2, write="v2"), blow("node-kill", 3, 3000), blow("node-kill", 5, 6000)]
+OLD = reads("v1", times="10000 10001 10010 10011")
+
+
+@pytest.mark.parametrize("mode", ["pr", "cw", "pw", "ex"])
+@pytest.mark.parametrize("times", ["3500 3510 7000 7001", "3500 8000 8010 8011", "3500"])
+def test_who_holds_a_lost_value_when_it_is_lost_again_makes_it_valid(mode, times):
+    """Whether its process was told in time, or ever, or not."""
+    verdict = judge(history(*TWICE, section(times, "h", 4, mode), blow("client-kill", 4, 9000, target="h"), OLD))
+    assert not verdict.violations and verdict.figures["forgotten"] == 1
+
+
+def test_once_valid_it_is_the_last_value():
+    holder = section("3500 3510 7000 7001", "h", 4, "pr")
+    assert not accused(*TWICE, holder, OLD, reads("v1", **AGAIN))
+    assert found("an old value", *TWICE, holder, OLD, reads("v2", **AGAIN))
+
+
+@pytest.mark.parametrize("holder", [
+    None, section("3500 3510 3520 3521", "h", 4, "pr"), section("3500 3510 7000 7001", "h", 4, "cr"),
+    section("3500 3510 7000 7001", "h", 5, "pr"), section("3500", "h", 4, "pr", refused=errno.EINTR, refused_at=4000),
+    section("8000 8010 8020 8021", "h", 4, "pr"), section("3500 3510 7000 7001", "h", 4, "pr", resource="web/s"),
+    section("3500 3510", "killed", 4, "pr")])
+def test_nobody_else_does(holder):
+    killed = blow("client-kill", 4, 5000, target="killed")
+    assert found("an old value", *TWICE, killed, *([holder] if holder else []), OLD)
+
+
+@pytest.mark.parametrize("second", [[], [blow("node-kill", 5, 3100)], [blow("force", 5, 6000, target="db")],
+                                    [blow("node-kill", 5, 10500)], [blow("node-pause", 5, 6000)], [blow("link-cut", 5, 6000)],
+                                    [blow("daemon-kill", 5, 6000, phase="ends")]])
+def test_a_value_that_is_lost_once_stays_marked(second):
+    """Two nodes at a time are one loss."""
+    assert found("an old value", *TWICE[:3], *second, section("2500 3510 10500 10501", "h", 4, "pr"), OLD)
+
+
+def test_who_holds_what_he_wrote_forgets_nothing():
+    assert found("an old value", WROTE, section("90 100 7000 7001", "b", 2, write="v2"), *TWICE[2:], OLD)
+
+
+def test_what_was_lost_before_it_was_written_is_not_forgotten():
+    again = section("7400 7500 7510 7511", "b", 2, write="v3")
+    assert found("an old value", *TWICE, again, section("3500", "h", 4, "pr"), OLD)
+    again = section("22400 22500 22510 22511", "b", 2, write="v3")
+    assert found("an old value", *TWICE, again, blow("node-kill", 1, 26000), section("25000", "h", 4, "pr"),
+                 reads("v1", times="30000 30001 30010 30011"))
+    assert not accused(*TWICE, again, blow("node-kill", 1, 24000), blow("node-kill", 6, 26000), section("25000", "h", 4, "pr"),
+                       reads("v1", times="30000 30001 30010 30011"))
