@@ -38,6 +38,17 @@ def seconds_until(event, answer):
     return time.monotonic() - started
 
 
+def wait_for_log(site, text):
+    wait_until(lambda: text in site.daemon.log(), SOON, f"node {site.number}: {text}")
+
+
+def leave_alone(one, cluster):
+    """Node 1 of three, without quorum."""
+    cluster.node(2).crash()
+    cluster.node(3).crash()
+    wait_until(lambda: not one.node.is_quorate(), SOON, "node 1 notices")
+
+
 # --- EX is handed over -----------------------------------------------------
 
 def test_when_the_holding_process_is_killed(sites, report):
@@ -371,10 +382,6 @@ def wait_for_a_call(site, count=1):
     wait_until(lambda: int(site.node.run(waiting, check=True).stdout) == count, SOON, f"{count} calls on node {site.number}")
 
 
-def wait_for_log(site, text):
-    wait_until(lambda: text in site.daemon.log(), SOON, f"node {site.number}: {text}")
-
-
 def test_a_try_for_what_is_held_waits_for_the_fsync_of_another_thread(prepared):
     """And for no other, who came first: he gives up what is tried for, and a reader on node 2 gets it."""
     one, two = prepared
@@ -458,7 +465,7 @@ def test_unmounting_publishes_what_was_written(three_nodes):
         writer.do("os.write(fd, b'kept'), os.close(fd)")
         one.dismiss()
         one.node.run("umount /dlm", check=True)
-        wait_until(lambda: "unmounted /dlm" in one.daemon.log(), SOON, "node 1 has unmounted")
+        wait_for_log(one, "unmounted /dlm")
         two.node.thaw()
         assert one.daemon.job.wait(SOON).returncode == 0
         three.wait_free("r")
@@ -476,7 +483,7 @@ def test_a_second_signal_ends_a_daemon_whose_value_is_on_its_way(three_nodes):
         two.node.stop_lockspace("web")          # never says that it keeps the value
         writer.do("os.write(fd, b'lost')")
         one.daemon.signal(signal.SIGTERM)
-        wait_until(lambda: "ending: 1 files are open" in one.daemon.log(), SOON, "node 1 is ending")
+        wait_for_log(one, "ending: 1 files are open")
         one.daemon.signal(signal.SIGTERM)
         assert one.daemon.job.wait(SOON).returncode == 0
         for site in (one, two, three):
@@ -544,9 +551,7 @@ def test_without_quorum_everything_is_answered_and_all_ends_well_when_it_is_back
 def test_mkdir_and_rmdir_that_wait_can_be_interrupted(three_nodes):
     with mounted(three_nodes.nodes[:1], "wait=30") as (one,):
         one.make("web")
-        three_nodes.node(2).crash()
-        three_nodes.node(3).crash()
-        wait_until(lambda: not one.node.is_quorate(), SOON, "node 1 notices")
+        leave_alone(one, three_nodes)
         actor = one.actor()
         answer = actor.start("raw_mkdir(dlm / 'new')")
         time.sleep(0.5)
@@ -562,9 +567,7 @@ def test_mkdir_and_rmdir_that_wait_can_be_interrupted(three_nodes):
 def test_a_lockspace_that_is_still_being_made_at_the_end_does_not_stay(three_nodes):
     with mounted(three_nodes.nodes[:1], "wait=60") as (one,):
         one.make("web")
-        three_nodes.node(2).crash()
-        three_nodes.node(3).crash()
-        wait_until(lambda: not one.node.is_quorate(), SOON, "node 1 notices")
+        leave_alone(one, three_nodes)
         actor = one.actor()
         making = actor.start("raw_mkdir(dlm / 'new')")
         wait_until(lambda: one.node.run("test -d /sys/kernel/dlm/new").returncode == 0, SOON, "it is being made")
@@ -582,15 +585,13 @@ def test_a_lockspace_that_is_still_being_made_at_the_end_does_not_stay(three_nod
 
 def test_a_mkdir_without_quorum_is_content_with_what_somebody_else_makes(three_nodes):
     with mounted(three_nodes.nodes[:1], "wait=1") as (one,):    # a warning ends it
-        three_nodes.node(2).crash()
-        three_nodes.node(3).crash()
-        wait_until(lambda: not one.node.is_quorate(), SOON, "node 1 notices")
+        leave_alone(one, three_nodes)
         other = one.node.popen("dlm_tool join new")             # the kernel makes one at a time
         wait_until(lambda: one.node.run("test -d /sys/kernel/dlm/new").returncode == 0, SOON, "it is being made")
         assert one.errno("os.mkdir(dlm / 'new')") == errno.EINPROGRESS
         three_nodes.node(2).start(members=2)
         assert other.wait(SOON).returncode == 0
-        wait_until(lambda: "new was made by somebody else" in one.daemon.log(), SOON, "mkdir has come to an end")
+        wait_for_log(one, "new was made by somebody else")
         one.wait_for("os.path.isdir(dlm / 'new')")
         assert one.errno("os.mkdir(dlm / 'new')") == errno.EEXIST
         assert one.errno("os.rmdir(dlm / 'new')") in (0, errno.EINPROGRESS)
