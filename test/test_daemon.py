@@ -420,13 +420,19 @@ def test_a_signal_detaches_a_mount_in_use_and_keeps_its_locks(daemon, number):
     assert daemon.wait() == 0
 
 
-@pytest.mark.parametrize("kind", [flock_waiter, fcntl_waiter, open_waiter])
-def test_a_signal_tells_the_waiters(daemon, kind):
-    lockspace = make_lockspace(daemon.mountpoint)
+def hold_and_let_wait(kind, lockspace):
+    """The descriptor that has the lock, and three who wait for it."""
     touch(lockspace / "job")
     holder = os.open(lockspace / ".ex" / "job", os.O_RDWR)
     children = [Child(kind, lockspace / "job") for _ in range(3)]
     wait_for_waiters(lockspace, 3)
+    return holder, children
+
+
+@pytest.mark.parametrize("kind", [flock_waiter, fcntl_waiter, open_waiter])
+def test_a_signal_tells_the_waiters(daemon, kind):
+    lockspace = make_lockspace(daemon.mountpoint)
+    holder, children = hold_and_let_wait(kind, lockspace)
     daemon.signal(signal.SIGTERM)
     for child in children:
         with raises_errno(errno.ESHUTDOWN):
@@ -520,10 +526,7 @@ def test_a_second_signal_ends_it_at_once(daemon, first, second):
 def test_a_connection_that_breaks_under_those_who_wait_ends_it_well(daemon, kind):
     """umount -f breaks it, though it may say that the mount is busy."""
     lockspace = make_lockspace(daemon.mountpoint)
-    touch(lockspace / "job")
-    holder = os.open(lockspace / ".ex" / "job", os.O_RDWR)
-    children = [Child(kind, lockspace / "job") for _ in range(3)]
-    wait_for_waiters(lockspace, 3)
+    holder, children = hold_and_let_wait(kind, lockspace)
     subprocess.run(["umount", "-i", "-f", daemon.mountpoint], stderr=subprocess.DEVNULL, check=False)
     for child in children:
         with raises_errno(errno.ECONNABORTED, errno.ENOTCONN):
