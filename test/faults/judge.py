@@ -29,7 +29,15 @@ OVERTAKEN = 20                                  # by so many that had asked a se
 FATAL = {"node-kill", "quorum", "thrown-out", "controld-kill"}          # the others go on without the node at once …
 SLOW = {"node-hang", "node-return", "link-cut", "link-split"}           # … and here when they have noticed
 COSTLY = FATAL | SLOW | {"daemon-kill", "force"}                       # these may cost a value
+BEYOND = {"daemon-kill", "force"}                                      # take the locks of processes that live on
 SMALL = {"client-kill", "client-freeze", "boot"}                        # of these nobody else notices anything
+
+ANSWERS = {                                     # what calls may say that ask for a lock, and the blows that it is for
+    errno.ENOTCONN: {"daemon-kill"},
+    errno.ECONNABORTED: {"daemon-kill"},
+    errno.ESTALE: {"force"},
+    errno.ENOENT: {"daemon-kill", "force", "boot"},                    # the lockspace has not been made again
+}
 
 
 @dataclass
@@ -62,6 +70,13 @@ class Judge:
         self.verdict = Verdict()
         self.grace = GRACE * history.second
         self.sections = sorted((s for s in history.sections if s.begin is not None), key=lambda s: s.begin)
+        self.served: dict[tuple[int, str], list[Section]] = defaultdict(list)   # of each node and lockspace, as they were asked for
+        self.writing: dict[tuple[int, str], list[Section]] = defaultdict(list)  # or wanting to, of each node and resource
+        for section in sorted(history.sections, key=lambda s: s.asked):
+            if section.begin is not None:
+                self.served[section.node, section.lockspace].append(section)
+            if section.mode in ("pw", "ex"):
+                self.writing[section.node, section.resource].append(section)
         self.misled: set[int] = set()           # those in doubt who were not alone, by id()
         self.boots: dict[int, list[int]] = defaultdict(list)
         self.blows: dict[int, list[Blow]] = defaultdict(list)           # of each node
@@ -87,6 +102,7 @@ class Judge:
             Register(self).check(sections)
         self._check_quorum()
         self._check_telling()
+        self._check_answers()
         self._check_starvation()
         figures["misled"] = len(self.misled)
         return self.verdict
@@ -205,6 +221,16 @@ class Judge:
                 ends.append(tick)
         return min(ends)
 
+    def is_costly(self, blow: Blow) -> bool:
+        """May it cost a value? Where it is mended with the end of what is left of a node, then too."""
+        return blow.kind in COSTLY and (blow.phase == "begins" or blow.kind in SLOW or blow.kind == "controld-kill")
+
+    def may_write_at(self, blow: Blow, resource: str) -> bool:
+        """Has somebody on its node PW or EX when it strikes, or asks for it? Or has let go, and the DLM does not know yet."""
+        return any(section.asked <= blow.after and
+                   min((tick for tick in (section.left, section.refused_at) if tick is not None), default=blow.after) >=
+                   blow.before - self.grace for section in self.writing[blow.node, resource])
+
     def may_survive(self, section: Section, loss: Blow) -> bool:
         """The kernel may have granted it by then, whenever its process was told, and it stays."""
         outage = self.outage(section)
@@ -266,18 +292,50 @@ class Judge:
         return bool(joined) and not any(max(joined) < blow.after for blow in forced)
 
     def _check_telling(self) -> None:
-        """Who still looks after his lock when its daemon has been killed must find that out."""
+        """Who still looks after his lock when its daemon has been killed, or its lockspace forced away, must find that out."""
         for section in self.sections:
             if section.end is None or section.lost is not None:
                 continue
             for blow in self.blows[section.node]:
-                if blow.kind == "daemon-kill" and self.ended_by(blow, section) and blow.after + self.grace < section.end:
+                if blow.kind in BEYOND and self.ended_by(blow, section) and blow.after + self.grace < section.end:
                     self.accuse("its lock was gone, and nobody told it", section, blow)
+
+    # --- what calls say ----------------------------------------------------
+
+    def _check_answers(self) -> None:
+        """No call fails for another reason than its own, or a blow on its node."""
+        for section in self.history.sections:
+            if section.refused is not None and not self._may_be_refused(section):
+                self.accuse(f"refused with {errno.errorcode[section.refused]}, and nothing has happened", section)
+            if section.begin is None or self.is_doubtful(section):
+                continue
+            for tick, error in [(tick, value) for tick, value in section.reads if isinstance(value, int) and value != errno.EIO] + \
+                    section.failed:
+                if not any(self.ended_by(blow, section) and blow.before <= tick for blow in self.blows[section.node]):
+                    self.accuse(f"under a lock, {errno.errorcode[error]} at {tick}", section)
+
+    def _may_be_refused(self, section: Section) -> bool:
+        error = section.refused
+        return (error == errno.EINTR or error == errno.EAGAIN and section.is_try or
+                error == errno.EDEADLK and section.way in ("posix", "ofd") or
+                any(blow.kind in ANSWERS.get(error, ()) and blow.target in ("", section.lockspace) and
+                    blow.before <= section.refused_at and not self._is_over(blow, section) for blow in self.blows[section.node]))
+
+    def _is_over(self, blow: Blow, section: Section) -> bool:
+        """Has somebody there had a lock in that lockspace since, some time before this one asked, who opens files just before?"""
+        served = self.served[section.node, section.lockspace]
+        first = bisect.bisect_right(served, blow.after, key=lambda other: other.asked)
+        if first == len(served) or served[first].begin + self.grace >= section.asked:
+            return False
+        return not any(freeze.kind == "client-freeze" and freeze.target == section.client and freeze.after >= blow.before and
+                       freeze.before <= section.refused_at for freeze in self.blows[section.node])
 
     # --- who waits ---------------------------------------------------------
 
     def _is_undisturbed(self, section: Section, begin: int, end: int) -> bool:
-        """Nothing that stops or reorders queues happened in between."""
+        """Nothing that stops or reorders queues happened in between, or for a while before."""
+        if any(calm.served is not None and calm.served <= begin and end <= calm.end for calm in self.history.calms):
+            return True
         for blows in self.blows.values():
             for blow in blows:
                 if blow.kind in SMALL and blow.target != section.client:
@@ -297,15 +355,22 @@ class Judge:
                 self.accuse(f"overtaken by {len(overtakers)} who asked later", section, *overtakers[:5])
 
     def _check_starvation(self) -> None:
-        history = self.history
-        if history.healed is None or history.stopped is None:
-            return
-        for section in history.sections:
-            if section.begin is not None or section.refused is not None or self.outage(section):
+        patience = PATIENCE * self.history.second
+        for section in self.history.sections:
+            over = section.refused_at if section.begin is None else section.begin
+            if over is not None and over < section.asked + patience:
                 continue
-            killed = any(b.kind == "client-kill" and b.phase == "begins" and b.target == section.client for b in history.blows)
-            if not killed and max(section.asked, history.healed) + PATIENCE * history.second <= history.stopped:
-                self.accuse(f"starves: everything had been well for {PATIENCE} s", section)
+            for calm in self.history.calms:
+                end = calm.end if over is None else min(over, calm.end)
+                if max(section.asked, calm.begin) + patience <= end and not self._was_gone(section, calm.begin):
+                    self.accuse(f"starves: everything had been well for {PATIENCE} s", section)
+
+    def _was_gone(self, section: Section, tick: int) -> bool:
+        """Its process, by then."""
+        outage = self.outage(section)
+        return (outage is not None and outage.tick <= tick or
+                any(blow.kind == "boot" and section.asked < blow.before <= tick or blow.kind == "client-kill" and
+                    blow.target == section.client and blow.before <= tick for blow in self.blows[section.node]))
 
 
 class Published(NamedTuple):
@@ -429,16 +494,23 @@ class Register:
         return next(one for one in reversed(self.published) if one.at + self.judge.grace < section.asked or one.by is None)
 
     def _may_be_lost(self, last: Published, section: Section, tick: int, any_node: bool) -> bool:
-        """Was there a blow since it was written? @any_node: it may have struck the master, and that may be any. A daemon that is
-        killed while it asks for PW or EX may empty a value, wherever it is (README.md)."""
+        """Was there a blow since it was written? @any_node: it may have struck the master, and that may be any; if not, the mount
+        that keeps it must have been. A daemon that is killed while it has PW or EX, or asks for it, may lose or empty a value,
+        wherever it is (README.md)."""
         since = last.by.write_at - AFTERMATH * self.second if last.by else 0
         nodes = [node for node in self.judge.blows if any_node or last.by is None or node == last.by.node]
         if any(since <= outage.tick <= tick and node in nodes for (node, _), outage in self.judge.outages.items()):
             return True
-        lockspace = section.lockspace
-        return any(blow.kind in COSTLY and (node in nodes or blow.kind == "daemon-kill") and
-                   (blow.kind != "force" or blow.target == lockspace) and blow.before <= tick and blow.after >= since
-                   for node, blows in self.judge.blows.items() for blow in blows)
+        for node, blows in self.judge.blows.items():
+            for blow in blows:
+                if not self.judge.is_costly(blow) or not (blow.before <= tick and blow.after >= since):
+                    continue
+                if blow.kind == "daemon-kill":
+                    if node in nodes and not any_node or self.judge.may_write_at(blow, section.resource):
+                        return True
+                elif node in nodes and blow.target in ("", section.lockspace):
+                    return True
+        return False
 
     def _accuse(self, what: str, section: Section) -> None:
         last = self.published[-1]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
 MODES = ("nl", "cr", "cw", "pr", "pw", "ex")
+TAIL = 1 << 14                                  # bytes at the end of a record: more than one section and one request
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Section:
     write_at: Optional[int] = None              # just before
     written: Optional[int] = None               # successfully, a little earlier
     synced: Optional[int] = None
+    failed: list = field(default_factory=list)  # (tick, errno) of writing, fsync and letting go
 
     @property
     def lockspace(self) -> str:
@@ -61,6 +63,13 @@ class View(NamedTuple):
     members: frozenset                          # empty: corosync is gone
 
 
+class Calm(NamedTuple):
+    """All faults were over, and every node back, for so long."""
+    begin: int
+    served: Optional[int]                       # each client had got what it asked for since
+    end: int
+
+
 class Blow(NamedTuple):
     """What was done, and to whom: a fault began or was over between two ticks."""
     kind: str
@@ -78,7 +87,7 @@ class History:
     blows: list[Blow] = field(default_factory=list)
     second: int = 1                             # ticks in one
     error: int = 0                              # of the clock: ticks that two CPUs may be apart
-    healed: Optional[int] = None                # all faults were over, and every node back
+    calms: list[Calm] = field(default_factory=list)
     stopped: Optional[int] = None               # the clients were about to be killed
 
     def save(self, path: Path) -> None:
@@ -90,15 +99,20 @@ class History:
         saved["sections"] = [Section(**section) for section in saved["sections"]]
         saved["views"] = [View(*view[:3], frozenset(view[3])) for view in saved["views"]]
         saved["blows"] = [Blow(*blow) for blow in saved["blows"]]
+        saved["calms"] = [Calm(*calm) for calm in saved["calms"]]
         return cls(**saved)
 
 
 # --- reading what a node has put down --------------------------------------
 
-def lines_of(path: Path) -> Iterator[list[str]]:
-    """Their words. The last line may have been cut off by the node's end."""
-    for line in path.read_bytes().decode("ascii", "replace").split("\n")[:-1]:
-        yield line.split(" ")
+def lines_of(path: Path, last: int = 0) -> Iterator[list[str]]:
+    """Their words. The last line may have been cut off by the node's end. @last: only those in so many bytes at the end."""
+    with path.open("rb") as file:
+        if last and file.seek(0, os.SEEK_END) > last:
+            file.seek(-last, os.SEEK_END)
+            file.readline()
+        for line in file.read().decode("ascii", "replace").split("\n")[:-1]:
+            yield line.split(" ")
 
 
 def read_client(path: Path, name: str, node: int) -> list[Section]:
@@ -117,14 +131,25 @@ def read_client(path: Path, name: str, node: int) -> list[Section]:
             section.reads.append((now, int(value[1:]) if value[0] == "!" else "" if value == "-" else value))
         elif what == "write":
             section.write, section.write_at = rest[0], now
-        elif what in ("wrote", "synced"):
+        elif what in ("wrote", "synced", "left"):
             if rest[0] == "0":
                 setattr(section, {"wrote": "written"}.get(what, what), now)
-        elif what == "left":
-            section.left = now if rest[0] == "0" else None
+            else:
+                section.failed.append((now, int(rest[0])))
         else:                                   # begin, lost, end
             setattr(section, what, now)
     return list(sections.values())
+
+
+def last_served(path: Path) -> int:
+    """When the client asked for the last lock that it got, if it did so of late; else 0."""
+    wanted, served = {}, 0
+    for tick, what, number, *_ in lines_of(path, TAIL):
+        if what == "want":
+            wanted[number] = int(tick)
+        elif what == "begin":
+            served = wanted.get(number, 0)
+    return served
 
 
 def read_watch(path: Path, node: int) -> list[View]:

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from judge import judge
-from records import Blow, History, Section, View
+from records import Blow, Calm, History, Section, View
 
 FAR = 100000                                    # long after everything
 
@@ -149,22 +149,33 @@ def test_who_lost_his_lock_is_told():
     assert found("its lock was gone, and nobody told it", section("0 10 2000 2001"), kill)
     assert not accused(section("0 10 2000 2001", lost=1999), kill)
     assert not accused(section("0 10 2000 2001"), blow("daemon-kill", 2, 100, 110))
+    assert found("its lock was gone, and nobody told it", section("0 10 2000 2001"), blow("force", 1, 100, 110, "web"))
+    assert not accused(section("0 10 2000 2001"), blow("force", 1, 100, 110, "db"))
 
 
 # --- who waits -------------------------------------------------------------
 
 def test_who_is_not_served_when_all_is_well_starves():
-    assert found("starves", section("1000"), healed=2000, stopped=30000)
-    assert not accused(section("1000"), healed=2000, stopped=10000)
-    assert not accused(section("1000", refused=errno.EINTR), healed=2000, stopped=30000)
-    assert not accused(section("1000"), blow("client-kill", 1, 1500, target="a"), healed=2000, stopped=30000)
+    assert found("starves", section("1000"), calms=[Calm(2000, None, 30000)])
+    assert not accused(section("1000"), calms=[Calm(2000, 2100, 10000)])
+    assert not accused(section("1000", refused=errno.EINTR, refused_at=1200), calms=[Calm(2000, None, 30000)])
+    assert not accused(section("1000"), blow("client-kill", 1, 1500, target="a"), calms=[Calm(2000, None, 30000)])
+    assert not accused(section("1000"), blow("boot", 1, 1500), calms=[Calm(2000, None, 30000)])
+    assert not accused(section("1000"), stopped=30000)
+    calms = [Calm(500, 600, 900), Calm(2000, None, 30000), Calm(60000, 70005, 73000)]
+    assert found("starves", section("1000 70000 70001 70002"), calms=calms)
+    assert not accused(section("1000 21000 21001 21002"), section("29000 65000 65001 65002", "b", 2), calms=calms)
 
 
 def test_who_is_overtaken_without_end_starves():
     others = [section(f"{5000 + 10 * i} {5001 + 10 * i} {5002 + 10 * i} {5003 + 10 * i}", "b", 2) for i in range(30)]
     assert found("overtaken", section("1000 6000 6001 6002"), *others)
     assert not accused(section("1000 6000 6001 6002"), *others[:5])
-    assert not accused(section("1000 6000 6001 6002"), blow("node-kill", 3, 2000), *others)
+    for when in 500, 2000:
+        assert not accused(section("1000 6000 6001 6002"), blow("node-kill", 3, when), *others)
+    for calm in Calm(600, None, 8000), Calm(600, 1100, 8000), Calm(600, 900, 5900):
+        assert not accused(section("1000 6000 6001 6002"), blow("node-kill", 3, 500), *others, calms=[calm])
+    assert found("overtaken", section("1000 6000 6001 6002"), blow("node-kill", 3, 500), *others, calms=[Calm(600, 900, 8000)])
     assert not accused(section("1000 6000 6001 6002", mode="cr"), *(
         section(f"{s.asked} {s.begin} {s.end} {s.left}", "b", 2, "pr") for s in others))
 
@@ -210,16 +221,27 @@ def test_who_wrote_reads_it():
 
 def test_a_value_is_lost_after_a_blow_only():
     kill = blow("daemon-kill", 1, 3000)
-    assert not accused(WROTE, kill, reads(errno.EIO))
     assert not accused(WROTE, kill, reads(""))                          # nobody kept it
-    assert not accused(WROTE, blow("daemon-kill", 3, 3000), reads(""))  # that was just getting EX
+    assert found("a value is said to be lost", WROTE, kill, reads(errno.EIO))
     assert not accused(WROTE, kill, reads("v1"))
+    other = blow("daemon-kill", 3, 3000)
+    for value in "", errno.EIO:                                         # that was just getting EX, or had it
+        for times in "2900", "2900 2910", "2900 2910 2990 2991":
+            assert not accused(WROTE, other, section(times, "w", 3), reads(value))
+        for bystander in (section("2900", "w", 3, "pr"), section("2900", "w", 4), section("2900", "w", 3, resource="web/s"),
+                          section("3100 3110 3120 3121", "w", 3), section("900 910 920 921", "w", 3),
+                          section("900", "w", 3, refused=errno.EINTR, refused_at=1000)):
+            assert len(accused(WROTE, other, bystander, reads(value))) == 1
     assert not accused(WROTE, blow("node-kill", 3, 3000), reads(errno.EIO))
     assert found("the value is gone", WROTE, blow("node-kill", 3, 3000), reads(""))
     assert found("a value is said to be lost", WROTE, blow("client-kill", 1, 3000, target="c"), reads(errno.EIO))
     assert found("a value is said to be lost", WROTE, blow("force", 3, 3000, target="db"), reads(errno.EIO))
     again = section("29000 30000 30010 30011", "b", 2, write="v2")
-    assert found("a value is said to be lost", WROTE, kill, again, reads(errno.EIO, times="0 31000 31010 31011"))
+    late = reads(errno.EIO, times="0 31000 31010 31011")
+    assert found("a value is said to be lost", WROTE, blow("node-kill", 3, 3000), again, late)
+    started = blow("node-kill", 3, 30500, phase="ends")
+    assert found("a value is said to be lost", WROTE, again, blow("node-kill", 3, 3000), started, late)
+    assert not accused(WROTE, again, blow("node-hang", 3, 3000), blow("node-hang", 3, 30500, phase="ends"), late)
 
 
 def test_what_a_writer_that_was_struck_wrote_is_there_or_not_but_not_both():
@@ -231,8 +253,35 @@ def test_what_a_writer_that_was_struck_wrote_is_there_or_not_but_not_both():
         assert found("an old value", WROTE, *struck, first, reads(after))
 
 
-def test_an_errno_of_a_mount_that_is_gone_says_nothing():
-    assert not accused(WROTE, reads(errno.ENOTCONN))
+def test_an_errno_under_a_lock_has_its_reason():
+    """Whether of reading, or of a write, an fsync or the end."""
+    for held in reads(errno.ENOTCONN), section("4000 5000 5010", node=2, failed=[(5000, errno.ENOTCONN)]):
+        assert found("under a lock, ENOTCONN", WROTE, held)
+        assert found("under a lock, ENOTCONN", WROTE, blow("daemon-kill", 2, 5005), held)
+        assert found("under a lock, ENOTCONN", WROTE, blow("daemon-kill", 1, 4999), held)
+        assert not accused(WROTE, blow("daemon-kill", 2, 4999), held)
+
+
+def test_a_refusal_has_its_reason():
+    def refused(error, way="open", is_try=False, blows=(), client="a", asked=5000):
+        one = section(str(asked), client, refused=error, refused_at=asked + 1)
+        one.way, one.is_try = way, is_try
+        return accused(one, *blows) != []
+
+    for way in "flock", "posix", "ofd", "open":
+        assert not refused(errno.EINTR, way) and not refused(errno.EAGAIN, way, is_try=True) and refused(errno.EAGAIN, way)
+        assert refused(errno.EDEADLK, way) == (way in ("flock", "open"))
+        assert refused(errno.EINVAL, way) and refused(errno.ENOLCK, way, blows=[blow("daemon-kill", 1, 4000)])
+    for error, kind, target in ((errno.ENOTCONN, "daemon-kill", ""), (errno.ESTALE, "force", "web"), (errno.ENOENT, "boot", "")):
+        struck = blow(kind, 1, 4000, target=target)
+        assert refused(error) and not refused(error, blows=[struck])
+        assert refused(error, blows=[struck._replace(node=2)]) and refused(error, blows=[struck._replace(before=5002, after=5003)])
+        assert refused(error, blows=[blow("daemon-freeze", 1, 4000)])
+        # a second after somebody could lock again there it is too late, but for who had slept in between
+        again = section("4100 4110 4120 4121", "b")
+        assert not refused(error, blows=[struck, again]) and refused(error, blows=[struck, again], asked=5500)
+        assert not refused(error, blows=[struck, again, blow("client-freeze", 1, 4050, target="a")], asked=5500)
+    assert refused(errno.ESTALE, blows=[blow("force", 1, 4000, target="db")])
 
 
 ALL = frozenset({1, 2, 3, 4, 5})
