@@ -2,10 +2,14 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 
 import tools
+
+sys.path.append(str(tools.PROJECT / "test" / "faults"))
+from schedule import KINDS
 
 RUN = tools.PROJECT / "test" / "faults" / "run"
 
@@ -20,12 +24,21 @@ def run(*arguments):
     return done, figures
 
 
-@pytest.mark.parametrize("nodes, clients, seed", [(3, 4, 1), (5, 3, 2)])
-def test_it_excludes_serves_and_keeps_values_whatever_fails(debugfs_kernel, nodes, clients, seed):
-    done, figures = run("--nodes", nodes, "--clients", clients, "--seed", seed, "--seconds", 8)
+ON_NODES = ["client-kill", "client-freeze", "daemon-kill", "daemon-freeze", "force", "node-pause", "link-blink"]
+OF_NODES = ["node-kill", "node-hang", "node-return", "link-cut", "link-split", "controld-kill", "quorum"]
+
+
+@pytest.mark.parametrize("nodes, clients, seed, kinds", [(3, 4, 1, [*ON_NODES, "node-kill"]), (5, 3, 2, OF_NODES)])
+def test_it_excludes_serves_and_keeps_values_whatever_fails(debugfs_kernel, nodes, clients, seed, kinds):
+    done, figures = run("--nodes", nodes, "--clients", clients, "--seed", seed, "--seconds", 8, "--each", "--kinds", ",".join(kinds))
     assert done.returncode == 0, done.stdout + done.stderr
     assert figures["sections"] > 200 and figures["hand-overs"] > 50 and figures["values read"] > 100
+    assert set(kinds) <= set(re.findall(r"([a-z-]+) [1-9]", done.stdout.split("faults: ")[1]))
     assert "no violation" in done.stdout
+
+
+def test_every_kind_of_fault_is_tried():
+    assert sorted(ON_NODES + OF_NODES) == sorted(KINDS)
 
 
 def test_clients_that_ignore_locks_are_found(debugfs_kernel):
