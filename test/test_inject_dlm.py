@@ -6,7 +6,7 @@ import os
 import pytest
 
 from inject import FITTING, Life, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
-from lockspacefs_test import errno_of, get, make_lockspace, opened, raises_errno, wait_until
+from lockspacefs_test import errno_of, get, make_lockspace, opened, raises_errno, trouble_in, wait_until
 from locking import locks
 
 
@@ -99,6 +99,8 @@ def test_each_result_is_cut_once(make_daemon, engine, injector, length):
     def arm(skip):
         injector.cut(length, skip=skip, path="/dev/dlm_")
     assert sweep_locks(daemon.mountpoint, engine, arm, injector, fitting, most=20, has_value=False) > 5
+    daemon.stop()
+    assert all("cannot keep the value of a resource" in line for line in trouble_in(daemon.log)), daemon.log
 
 
 # --- what else there may be too little of ----------------------------------
