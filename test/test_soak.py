@@ -7,14 +7,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lockspacefs_test import PROJECT, processes_with, wait_for_exit, wait_until
+from lockspacefs_test import PROJECT, Daemon, get, make_lockspace, opened, put, processes_with, wait_for_exit, wait_until
 
 SOAK = PROJECT / "test" / "soak"
 sys.path.insert(0, str(SOAK))
 
+import client
 import verdict
 import witness
 
@@ -166,6 +168,20 @@ def test_the_witness_sees_who_is_inside_and_how_far_a_counter_is(tmp_path):
     assert one.enter("a", "ex") == []
     assert one.step("a", "0:0", "0:1") and not two.step("a", "0:0", "0:1")
     assert two.counter("a") == "0:1"
+
+
+# --- a client --------------------------------------------------------------
+
+def test_a_value_is_written_whole(tmp_path):
+    """A counter is begun anew, and the number before was longer."""
+    witness.make(tmp_path, ["a"])
+    with Daemon(tmp_path) as daemon:
+        web = make_lockspace(daemon.mountpoint, "web")
+        put(web / ".ex" / "a", b"0123456789:1234567890")
+        someone = client.Client(SimpleNamespace(mount=daemon.mountpoint, life="1-0", pause=0, seed=1, witness=tmp_path, interval=1))
+        with opened(web / ".ex" / "a") as fd:
+            someone.count(fd, "a")
+        assert get(web / ".pr" / "a").decode() == someone.witness.counter("a")
 
 
 # --- the program -----------------------------------------------------------

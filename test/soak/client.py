@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from locking import errno_name, raw_lock, raw_open
-from lockspacefs_test import MODES, get, locks, make_lockspace, put, status, touch, wait_for_poll
+from lockspacefs_test import MODES, VALUE_LEN, get, locks, make_lockspace, put, status, touch, wait_for_poll
 from witness import Witness
 
 RESOURCES = ["a", "b", "c"]                     # each has a counter
@@ -135,7 +135,7 @@ class Client:
     def value(self, fd, kind):
         """EPOCH:N, or None: it is lost."""
         try:
-            return os.pread(fd, 32, 0).decode() or "0:0"
+            return os.pread(fd, VALUE_LEN, 0).decode() or "0:0"
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
@@ -155,7 +155,7 @@ class Client:
                 new = f"{self.dice.randrange(1 << 40):x}:1"
                 self.witness.step(resource, found, new)
             self.tell.wrong("value", resource=resource, seen=seen, found=found, new=new)
-        os.pwrite(fd, new.encode(), 0)
+        os.pwrite(fd, new.encode().ljust(VALUE_LEN, b"\0"), 0)         # whole: the one before may be longer
         self.tell.done("count")
 
     def check(self, fd, resource):
