@@ -14,9 +14,10 @@ import pytest
 from lockspacefs_test import PROJECT, Daemon, get, make_lockspace, opened, put, processes_with, wait_for_exit, wait_until
 
 SOAK = PROJECT / "test" / "soak"
-sys.path.insert(0, str(SOAK))
+sys.path[:0] = [str(SOAK), *(str(PROJECT / "test" / name) for name in ("cluster", "faults"))]
 
 import client
+import soak
 import verdict
 import witness
 
@@ -110,11 +111,34 @@ def test_samples_in_the_time_of_a_fault_do_not_count():
 
 
 def test_an_errno_that_is_not_listed_is_a_failure():
-    assert verdict.errors("local", {"flock ex EINTR": 5, "open .ex EAGAIN": 1, "mkdir EEXIST": 2, "chmod EINTR": 1}) == []
+    def found(engine, counts):
+        return verdict.errors(engine, {"1-0": [(200, counts)]}, DEAD)
+
+    assert found("local", {"flock ex EINTR": 5, "open .ex EAGAIN": 1, "mkdir EEXIST": 2, "chmod EINTR": 1}) == []
     for engine, what in [("local", "flock ex EIO"), ("local", "count EIO"), ("dlm", "flock pr EDEADLK"), ("dlm", "stat EIO"),
                          ("dlm", "mkdir ENOSYS")]:
-        assert len(verdict.errors(engine, {what: 1})) == 1
-    assert verdict.errors("dlm", {"count EIO": 1, "read EIO": 3}) == []
+        assert len(found(engine, {what: 1})) == 1
+    assert found("dlm", {"count EIO": 1, "read EIO": 3}) == []
+
+
+@pytest.mark.parametrize("life, time, failures", [("1-0", 200, 1), ("3-0", 90, 1), ("3-0", 99.5, 0), ("3-0", 120, 0)])
+def test_what_a_life_was_told_before_its_death_is_judged(life, time, failures):
+    assert len(verdict.errors("local", {life: [(80, {"open EINTR": 1}), (time, {"open EIO": 2})]}, DEAD)) == failures
+
+
+def run_of(*lives):
+    run = soak.Run(SimpleNamespace(engine="local", mounts=[], is_disturbed_by_faults=True), 60, seed=1, log=lambda line: None)
+    run.lives = list(lives)
+    return run
+
+
+@pytest.mark.parametrize("doomed, failures", [(None, 1), (100, 1), (80, 0)])
+def test_a_run_keeps_when_a_life_was_told_what(doomed, failures):
+    report = {"report": 90, "ops": {"open": 3}, "errors": {"open EIO": 2}}
+    life = soak.Life("3", 0, None, SimpleNamespace(output=SimpleNamespace(more=lambda: json.dumps(report) + "\n")))
+    life.listen()
+    life.doomed = doomed
+    assert len([sentence for sentence in run_of(life).judge() if "open EIO, 2 times" in sentence]) == failures
 
 
 def event(wrong, time=200, life="1-0", **what):
@@ -204,12 +228,12 @@ def leftovers():
 
 def test_a_soak_that_is_interrupted_leaves_nothing():
     before = leftovers()
-    soak = subprocess.Popen([SOAK / "run", "--for", "1h"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = subprocess.Popen([SOAK / "run", "--for", "1h"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     [place] = wait_until(lambda: leftovers() - before)
     wait_until(lambda: list(Path(place).glob("0-0.out")))           # it works
-    soak.send_signal(signal.SIGTERM)
-    assert wait_for_exit(soak.pid) and soak.wait() == 143
-    soak.communicate()
+    program.send_signal(signal.SIGTERM)
+    assert wait_for_exit(program.pid) and program.wait() == 143
+    program.communicate()
     assert place not in leftovers()
     wait_until(lambda: processes_with(place) == [], what="the end of all processes")
     assert not Path(place).exists()

@@ -42,7 +42,8 @@ class Life:
         self.heard = time.time()
         self.begun = False
         self.said_end = False
-        self.ops, self.errors = Counter(), Counter()
+        self.ops = Counter()
+        self.errors = []                        # (time, {"KIND ERRNO": N}): what came until then
         self.wrongs, self.samples = [], []
         self._unread = ""
 
@@ -56,7 +57,7 @@ class Life:
             self.heard = time.time()
             if "report" in said:
                 self.ops.update(said["ops"])
-                self.errors.update(said["errors"])
+                self.errors.append((said["report"], said["errors"]))
             elif "wrong" in said:
                 self.wrongs.append({**said, "life": self.name})
             elif "sample" in said:
@@ -253,12 +254,12 @@ class Run:
                 for life in self.lives if life.slot.startswith("o")}
 
     def errors(self):
-        return sum((life.errors for life in self.lives), Counter())
+        return sum((Counter(counts) for life in self.lives for _, counts in life.errors), Counter())
 
     def judge(self):
         """Sentences; none: all is well."""
         dead = {life.name: life.doomed for life in self.lives if life.doomed is not None}
-        unexcused = sum((life.errors for life in self.lives if life.doomed is None), Counter())
+        reports = {life.name: life.errors for life in self.lives}
         events = [event for life in self.lives for event in life.wrongs]
-        return (self.failures + verdict.wrongs(events, dead, self.losses) + verdict.errors(self.place.engine, unexcused)
+        return (self.failures + verdict.wrongs(events, dead, self.losses) + verdict.errors(self.place.engine, reports, dead)
                 + verdict.daemons(self.place.engine, self.undisturbed()))

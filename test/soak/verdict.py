@@ -17,7 +17,9 @@ Flat means, of the samples of one daemon, without those that a fault disturbed:
 """
 
 import itertools
+import math
 import statistics
+from collections import Counter
 
 LEAST_SAMPLES = 12                              # of a daemon, for a judgement
 MEMORY_SHARE, MEMORY_LEAST = 0.05, 512          # KiB
@@ -126,8 +128,13 @@ def daemons(engine, samples_of):
             for sentence in flat_figures(who, samples) + flat_latency(who, samples, LATENCY_RATIO[engine])]
 
 
-def errors(engine, counts):
-    """@counts: {"KIND ERRNO": N} of lives that no fault ended."""
+def errors(engine, reports, dead):
+    """@reports: {life: [(time, {"KIND ERRNO": N})]}: what came until then; @dead: {life: when a fault ended it}."""
+    counts = Counter()
+    for life, told in reports.items():
+        for time, some in told:
+            if time < dead.get(life, math.inf) - CLOCKS:
+                counts.update(some)
     allowed = {f"{kind} {name}" for table in [ALLOWED, ALLOWED_ON_DLM if engine == "dlm" else {}]
                for kind, names in table.items() for name in names}
     return [f"{what}, {count} times: that must not be" for what, count in sorted(counts.items())
