@@ -148,19 +148,25 @@ def event(wrong, time=200, life="1-0", **what):
 EXCUSED = [
     event("errno", what="open: ENOTCONN", errno="ENOTCONN", life="3-0"),
     event("exclusion", marker="ex.3-0"),
-    event("value", resource="a", seen="0:4", found="0:5"),
-    event("value", resource="a", seen=None, found="0:4", new="f:1", time=151),
-    event("value", resource="a", seen="0:0", found="0:4", new="f:1", time=151),
+    event("value", resource="a", seen="0:4@2-0", found="0:5@3-0", new="f:1@1-0"),
+    event("value", resource="a", seen="0:4@2-0", found="e:1@3-0", new="f:1@1-0"),
+    event("value", resource="a", seen=None, found="0:4@2-0", new="f:1@1-0", time=151),
+    event("value", resource="a", seen="0:0", found="0:4@2-0", new="f:1@1-0", time=151),
 ]
 INEXCUSABLE = [
     event("errno", what="open: ENOTCONN", errno="ENOTCONN"),
     event("exclusion", marker="ex.2-0"),
     event("exclusion", marker="ex.3-0", time=90),
     event("exclusion", resource="file1", marker="held across an unlink"),
-    event("value", resource="a", seen="0:4", found="0:6", new="f:1"),
-    event("value", resource="a", seen="0:4", found="0:3"),
-    event("value", resource="a", seen=None, found="0:4", new="f:1", time=140),
-    event("value", resource="a", seen="0:0", found="0:4", new="f:1", time=140),
+    event("value", resource="a", seen="0:4@2-0", found="0:5@2-0", new="f:1@1-0"),
+    event("value", resource="a", seen="0:4@2-0", found="0:5@3-0", new="f:1@1-0", time=90),
+    event("value", resource="a", seen="0:4@2-0", found="0:6@3-0", new="f:1@1-0"),
+    event("value", resource="a", seen="0:4@2-0", found="0:3@3-0"),
+    event("value", resource="a", seen="0:4@2-0", found="e:7@3-0"),
+    event("value", resource="a", seen="0:4@3-0", found="e:1@2-0"),
+    event("value", resource="a", seen="dust", found="0:5@3-0"),
+    event("value", resource="a", seen=None, found="0:4@2-0", new="f:1@1-0", time=140),
+    event("value", resource="a", seen="0:0", found="0:4@2-0", new="f:1@1-0", time=140),
     event("notice", what="nobody was told that somebody waits"),
 ]
 
@@ -176,9 +182,18 @@ def test_and_nothing_else(seen):
 
 
 def test_one_death_excuses_one_value_that_was_not_written():
-    events = [event("value", resource=resource, seen="0:4", found="0:5") for resource in ("a", "b")]
-    assert verdict.wrongs(events[:1] * 2, DEAD, []) == []
-    assert len(verdict.wrongs(events, DEAD, [])) == 1
+    events = [event("value", resource=resource, seen="0:4@2-0", found="0:5@3-0") for resource in ("a", "b")]
+    dead = {**DEAD, "4-0": 100.0}
+    assert verdict.wrongs(events[:1] * 2, dead, []) == []
+    assert len(verdict.wrongs(events, dead, [])) == 1
+
+
+@pytest.mark.parametrize("begun, writer, failures", [(90, "3-1", 1), (120, "3-1", 0), (120, "2-0", 1)])
+def test_an_epoch_that_a_node_has_begun_when_it_was_out_is_not_seen_by_others(begun, writer, failures):
+    dead = {**DEAD, "3-1": 100.0}
+    events = [event("value", life="3-0", resource="a", seen=None, found="0:4@2-0", new="e:1@3-0", time=begun),
+              event("value", resource="a", seen="0:4@2-0", found=f"e:3@{writer}", new="f:1@1-0")]
+    assert len(verdict.wrongs(events, dead, [80])) == failures
 
 
 def test_the_witness_sees_who_is_inside_and_how_far_a_counter_is(tmp_path):
@@ -190,8 +205,9 @@ def test_the_witness_sees_who_is_inside_and_how_far_a_counter_is(tmp_path):
     witness.forget(tmp_path, "1-0")
     two.leave("a", "ex")
     assert one.enter("a", "ex") == []
-    assert one.step("a", "0:0", "0:1") and not two.step("a", "0:0", "0:1")
-    assert two.counter("a") == "0:1"
+    new = witness.next_value("0:0", "1-0")
+    assert one.step("a", "0:0", new) and not two.step("a", "0:0", "0:1@2-0")
+    assert two.counter("a") == new == "0:1@1-0"
 
 
 # --- a client --------------------------------------------------------------

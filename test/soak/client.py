@@ -29,7 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from locking import errno_name, raw_lock, raw_open
 from lockspacefs_test import MODES, VALUE_LEN, get, locks, make_lockspace, put, status, touch, wait_for_poll
-from witness import Witness
+from witness import Witness, next_value
 
 RESOURCES = ["a", "b", "c"]                     # each has a counter
 FILES = [f"file{i}" for i in range(8)]          # made and unlinked by everybody
@@ -133,7 +133,7 @@ class Client:
             self.witness.leave(resource, mode)
 
     def value(self, fd, kind):
-        """EPOCH:N, or None: it is lost."""
+        """As the witness has it, EPOCH:N@LIFE, or None: it is lost."""
         try:
             return os.pread(fd, VALUE_LEN, 0).decode() or "0:0"
         except OSError as error:
@@ -143,17 +143,14 @@ class Client:
             return None
 
     def count(self, fd, resource):
-        """One more, and nobody else's number comes between. A value that is lost begins a new epoch."""
+        """One more, and nobody else's number comes between. What is not as it should be begins a new epoch."""
         seen = self.value(fd, "count")
-        if seen is not None:
-            epoch, number = seen.split(":")
-            new = f"{epoch}:{int(number) + 1}"
+        new = seen and next_value(seen, self.life)
         if seen is None or not self.witness.step(resource, seen, new):
             self.value(fd, "count")             # is it still ours? A daemon that was killed has let others in
             found = self.witness.counter(resource)
-            if seen is None or found != new:    # who was killed before writing has renamed it already
-                new = f"{self.dice.randrange(1 << 40):x}:1"
-                self.witness.step(resource, found, new)
+            new = f"{self.dice.randrange(1 << 40):x}:1@{self.life}"
+            self.witness.step(resource, found, new)
             self.tell.wrong("value", resource=resource, seen=seen, found=found, new=new)
         os.pwrite(fd, new.encode().ljust(VALUE_LEN, b"\0"), 0)         # whole: the one before may be longer
         self.tell.done("count")

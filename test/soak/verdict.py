@@ -19,7 +19,9 @@ Flat means, of the samples of one daemon, without those that a fault disturbed:
 import itertools
 import math
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
+
+from witness import parts
 
 LEAST_SAMPLES = 12                              # of a daemon, for a judgement
 MEMORY_SHARE, MEMORY_LEAST = 0.05, 512          # KiB
@@ -142,34 +144,35 @@ def errors(engine, reports, dead):
 
 
 def is_next(seen, found):
-    """Has somebody said that he would write, and not done it?"""
-    epoch, number = seen.split(":")
-    return found == f"{epoch}:{int(number) + 1}"
+    """May he who wrote @found have said so, and not done it? It is one step further, or begins an epoch."""
+    (epoch, number, _), (found_epoch, found_number, _) = parts(seen), parts(found)
+    return found_number == (number + 1 if found_epoch == epoch else 1)
 
 
 def wrongs(events, dead, losses):
     """@events: what lives said was wrong, each with its "life"; @dead: {life: when a fault ended it};
     @losses: times of faults with which a value may be lost."""
-    doomed_epochs = {event["new"].split(":")[0] for event in events if event["life"] in dead and event.get("new")}
-    sentences, half_done = [], set()
-    for event in events:
-        def ended(life):
-            return life in dead and dead[life] <= event["time"] + CLOCKS
+    def has_ended(life, event):
+        return life in dead and dead[life] <= event["time"] + CLOCKS
 
-        if ended(event["life"]):
+    # epochs that are begun on nodes which have been thrown out, and do not know yet
+    astray = {parts(event["new"])[0] for event in events if event.get("new") and has_ended(event["life"], event)}
+    sentences, half_done = [], defaultdict(set)
+    for event in events:
+        if has_ended(event["life"], event):
             continue
-        if event["wrong"] == "exclusion" and ended(event["marker"].split(".", 1)[-1]):
+        if event["wrong"] == "exclusion" and has_ended(event["marker"].split(".", 1)[-1], event):
             continue
         if event["wrong"] == "value":
             seen, found = event["seen"], event["found"]
             if seen in (None, "0:0") and any(time <= event["time"] + CLOCKS for time in losses):
                 continue
-            if seen and is_next(seen, found):
-                half_done.add((event["resource"], found))
+            epoch, _, writer = parts(found)
+            if has_ended(writer, event) and epoch in astray:
                 continue
-            if found.split(":")[0] in doomed_epochs:
+            if has_ended(writer, event) and seen and is_next(seen, found):
+                half_done[writer].add((event["resource"], found))
                 continue
         sentences.append("wrong: " + " ".join(f"{key}={value}" for key, value in event.items()))
-    if len(half_done) > len(dead):
-        sentences.append(f"{len(half_done)} values were announced and never written, but only {len(dead)} clients died")
-    return sentences
+    return sentences + [f"{life} died once, and has not written {len(values)} values that it had announced: {sorted(values)}"
+                        for life, values in half_done.items() if len(values) > 1]

@@ -5,7 +5,9 @@ there, so no clock is needed to tell who came first:
 
     inside/RESOURCE/MODE.LIFE   that life (see client.py) is in a section with a lock of that mode. It is made after
                                 the grant and goes before the unlock; of two that overlap, the later one sees both
-    counters/RESOURCE=EPOCH:N   what the value of the resource has to be. A step renames it, and then writes the value
+    counters/RESOURCE=VALUE     what the value of the resource has to be. A step renames it, and then writes the value
+
+A value is EPOCH:N@LIFE, the life being the one that wrote it, or 0:0, which nobody has written.
 
 A life that is killed leaves its marker, and may have renamed what it did not write. So who finds something wrong only
 says so; whether a death is an excuse is decided by verdict.py, which knows who died and when.
@@ -15,6 +17,18 @@ import os
 from pathlib import Path
 
 from locking import COMPATIBLE
+
+
+def parts(value):
+    """(EPOCH, N, LIFE), of what is no value too."""
+    number, _, life = value.partition("@")
+    epoch, _, number = number.partition(":")
+    return epoch, int(number) if number.isdigit() else -1, life
+
+
+def next_value(value, life):
+    epoch, number, _ = parts(value)
+    return f"{epoch}:{number + 1}@{life}"
 
 
 class Witness:
@@ -33,7 +47,7 @@ class Witness:
         os.rmdir(self._inside / resource / f"{mode}.{self._life}")
 
     def counter(self, resource):
-        """EPOCH:N. Renaming is atomic, but a listing may miss a name that changes meanwhile."""
+        """Its value. Renaming is atomic, but a listing may miss a name that changes meanwhile."""
         while True:
             for name in os.listdir(self._counters):
                 if name.startswith(f"{resource}="):
