@@ -23,6 +23,7 @@ import witness
 
 SECONDS = 6
 DEAD = {"3-0": 100.0}                           # a life that a fault has ended, since when
+LOSSES = [(150, 170)]                           # when values may have been lost
 
 
 # --- the judge -------------------------------------------------------------
@@ -167,18 +168,28 @@ INEXCUSABLE = [
     event("value", resource="a", seen="dust", found="0:5@3-0"),
     event("value", resource="a", seen=None, found="0:4@2-0", new="f:1@1-0", time=140),
     event("value", resource="a", seen="0:0", found="0:4@2-0", new="f:1@1-0", time=140),
+    event("value", resource="a", seen=None, found="0:4@2-0", new="f:1@1-0", time=175),
+    event("value", resource="a", seen="0:0", found="0:4@2-0", new="f:1@1-0", time=175),
     event("notice", what="nobody was told that somebody waits"),
 ]
 
 
 @pytest.mark.parametrize("seen", EXCUSED)
 def test_a_fault_excuses_what_it_causes(seen):
-    assert verdict.wrongs([seen], DEAD, [150]) == []
+    assert verdict.wrongs([seen], DEAD, LOSSES) == []
 
 
 @pytest.mark.parametrize("seen", INEXCUSABLE)
 def test_and_nothing_else(seen):
-    assert len(verdict.wrongs([seen], DEAD, [150])) == 1
+    assert len(verdict.wrongs([seen], DEAD, LOSSES)) == 1
+
+
+def test_what_may_be_lost_is_over_with_its_burst(monkeypatch):
+    run = run_of()
+    run.faults = SimpleNamespace(step=lambda: run.lose_since(1000), heal_all=lambda: None)
+    monkeypatch.setattr(run, "_watch", lambda seconds: None)
+    run._burst()
+    assert run.losses and all(loss == (1000, run.disturbances[0][1]) for loss in run.losses)
 
 
 def test_one_death_excuses_one_value_that_was_not_written():
@@ -193,7 +204,7 @@ def test_an_epoch_that_a_node_has_begun_when_it_was_out_is_not_seen_by_others(be
     dead = {**DEAD, "3-1": 100.0}
     events = [event("value", life="3-0", resource="a", seen=None, found="0:4@2-0", new="e:1@3-0", time=begun),
               event("value", resource="a", seen="0:4@2-0", found=f"e:3@{writer}", new="f:1@1-0")]
-    assert len(verdict.wrongs(events, dead, [80])) == failures
+    assert len(verdict.wrongs(events, dead, [(80, 95)])) == failures
 
 
 def test_the_witness_sees_who_is_inside_and_how_far_a_counter_is(tmp_path):

@@ -99,7 +99,7 @@ def on_cluster(run, kinds):
     def tell(event):
         if event.phase == "begins" and event.kind in LOSING:
             since = event.before / 1e9 - (UNNOTICED if event.kind == schedule.THROWN_OUT else 0)
-            run.losses.append(since)
+            run.lose_since(since)
             run.doom_on(event.node, since)
 
     return ClusterFaults(run.place.cluster, run.seed, kinds, ClusterWorld(run), tell, time.time_ns)

@@ -6,6 +6,7 @@ after that excuses what others saw. One that ends by itself is a failure.
 """
 
 import json
+import math
 import random
 import signal
 import time
@@ -76,7 +77,7 @@ class Run:
         self.interval = min(max(seconds / 60, 0.2), 5 if place.engine == "local" else 2)
         self.log = log
         self.lives = []                         # all that there were
-        self.losses = []                        # when a value may have been lost
+        self.losses = []                        # (begin, end) of when a value may be lost
         self.disturbances = []                  # (begin, end)
         self.failures = []
         self._dice = random.Random(f"run {seed}")
@@ -96,6 +97,10 @@ class Run:
         for life in self.lives:
             if life.mount.number == number and (life.ended is None or life.ended >= since):
                 life.doom(since)
+
+    def lose_since(self, since):
+        """Values, until the burst is over."""
+        self.losses.append((since, math.inf))
 
     def end_lives_on(self, mount):
         """Their daemon is dead."""
@@ -213,8 +218,10 @@ class Run:
             self._watch(0.2 + self._dice.random())
         self.faults.heal_all()
         self._wait_until_all_work()
+        end = time.time() + SETTLE
+        self.losses = [(since, min(until, end)) for since, until in self.losses]
         if self.place.is_disturbed_by_faults:
-            self.disturbances.append((begin, time.time() + SETTLE))
+            self.disturbances.append((begin, end))
 
     def _finish(self):
         """All end, nothing is left, the daemons end well."""

@@ -151,7 +151,7 @@ def is_next(seen, found):
 
 def wrongs(events, dead, losses):
     """@events: what lives said was wrong, each with its "life"; @dead: {life: when a fault ended it};
-    @losses: times of faults with which a value may be lost."""
+    @losses: (begin, end) of faults with which a value may be lost."""
     def has_ended(life, event):
         return life in dead and dead[life] <= event["time"] + CLOCKS
 
@@ -165,7 +165,7 @@ def wrongs(events, dead, losses):
             continue
         if event["wrong"] == "value":
             seen, found = event["seen"], event["found"]
-            if seen in (None, "0:0") and any(time <= event["time"] + CLOCKS for time in losses):
+            if seen in (None, "0:0") and any(begin - CLOCKS <= event["time"] <= end + CLOCKS for begin, end in losses):
                 continue
             epoch, _, writer = parts(found)
             if has_ended(writer, event) and epoch in astray:
