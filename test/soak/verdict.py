@@ -29,6 +29,7 @@ COUNT_LEAST = [(60, 8), (300, 4), (float("inf"), 2)]           # seen for less t
 A_WHILE, SHORT_FACTOR = 60, 4                   # seconds
 LATENCY_RATIO = {"local": 1.5, "dlm": 3}
 CLOCKS = 1                                      # seconds that the clocks of guests may differ
+SILENT = 60                                     # seconds of calm without a word: two calms of a long run
 BASELINE = "baseline"
 
 # What each kind of work may be told, whatever the others do; everything else is a bug. EINTR is fine for all: the signal
@@ -128,6 +129,15 @@ def daemons(engine, samples_of):
         return [f"no daemon has {LEAST_SAMPLES} samples without a fault: run it for longer"]
     return [sentence for who, samples in judged.items()
             for sentence in flat_figures(who, samples) + flat_latency(who, samples, LATENCY_RATIO[engine])]
+
+
+def silence(heard, disturbances, now):
+    """@heard: {life: when it last said something}. All of them do every few seconds."""
+    def calm(since):
+        return now - since - sum(max(0, min(now, end) - max(since, begin)) for begin, end in disturbances)
+
+    return [f"{life} has said nothing for {calm(since):.0f} s of calm: it hangs" for life, since in heard.items()
+            if calm(since) > SILENT]
 
 
 def errors(engine, reports, dead):
