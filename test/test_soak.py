@@ -17,9 +17,12 @@ SOAK = PROJECT / "test" / "soak"
 sys.path[:0] = [str(SOAK), *(str(PROJECT / "test" / name) for name in ("cluster", "faults"))]
 
 import client
+import faults
+import schedule
 import soak
 import verdict
 import witness
+from cluster import Cluster
 
 SECONDS = 6
 DEAD = {"3-0": 100.0}                           # a life that a fault has ended, since when
@@ -226,6 +229,21 @@ def test_the_witness_sees_who_is_inside_and_how_far_a_counter_is(tmp_path):
     new = witness.next_value("0:0", "1-0")
     assert one.step("a", "0:0", new) and not two.step("a", "0:0", "0:1@2-0")
     assert two.counter("a") == new == "0:1@1-0"
+
+
+# --- the faults ------------------------------------------------------------
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_one_daemon_is_spared_what_would_end_it(monkeypatch, seed):
+    monkeypatch.setattr("cluster.Node.runs", lambda node: True)
+    cluster = Cluster(3)
+    planned = faults.faults_for(SimpleNamespace(seed=seed, place=SimpleNamespace(engine="dlm", cluster=cluster)))
+    hit = set()
+    for kind in faults.LOSING - {schedule.THROWN_OUT}:
+        chosen = list(filter(None, (planned._possible(kind) for _ in range(30))))
+        assert chosen, f"{kind} is not possible any more"
+        hit |= {node.number for fault in chosen for node in fault.victims()}
+    assert len(hit) == 2
 
 
 # --- a client --------------------------------------------------------------

@@ -73,6 +73,7 @@ class Fault:
 
     kind = ""
     breaks_node = False                         # its node is thrown out of the cluster, and is started again
+    ends_daemon = False                         # with the node, or without
     momentary = False                           # over when inject() returns
 
     def __init__(self, faults: "Faults", node: Node):
@@ -141,6 +142,7 @@ class DaemonFault(Fault):
 
 class DaemonKilled(DaemonFault):
     kind = "daemon-kill"
+    ends_daemon = True
 
     def inject(self) -> None:
         self.world.signal_daemon(self.node, signal.SIGKILL)
@@ -204,6 +206,7 @@ class LinkBlinks(Fault):
 class NodeFault(Fault):
     """Mending begins with the end of what is left of the node, and it is started."""
     breaks_node = True
+    ends_daemon = True
 
     def mend(self) -> None:
         for node in self.victims():
@@ -287,7 +290,7 @@ class PartLost(NodeFault):
     def choose(self) -> bool:
         nodes = self.cluster.nodes
         count = (len(nodes) - 1) // 2 + self.more
-        self._victims = self.faults.random.sample(nodes, count)
+        self._victims = self.faults.random.sample([node for node in nodes if node is not self.faults.spared], count)
         return 0 < count < len(nodes)
 
     def victims(self) -> list[Node]:
@@ -331,16 +334,19 @@ class Faults:
     world      what runs on the nodes
     tell       called with each Event
     clock      what Event.before and .after are read from
+    spared     a node whose daemon no fault ends
     """
 
     def __init__(self, cluster: Cluster, seed: int, kinds: Optional[Sequence[str]] = None, world: Optional[World] = None,
-                 tell: Callable[[Event], None] = lambda event: None, clock: Callable[[], int] = time.monotonic_ns):
+                 tell: Callable[[Event], None] = lambda event: None, clock: Callable[[], int] = time.monotonic_ns,
+                 spared: Optional[Node] = None):
         self.cluster = cluster
         self.random = random.Random(seed)
         self.kinds = sorted(kinds if kinds is not None else KINDS)
         self.world = world or World()
         self.tell = tell
         self.clock = clock
+        self.spared = spared
         self.blink = int(cluster.token) / 4000
         self.counts: Counter[str] = Counter()   # injected so far
         self.lasting: list[Fault] = []
@@ -472,7 +478,7 @@ class Faults:
             return None
         for node in self.random.sample(up, len(up)):
             fault = KINDS[kind](self, node)
-            if fault.choose():
+            if fault.choose() and not (fault.ends_daemon and self.spared in fault.victims()):
                 return fault
         return None
 

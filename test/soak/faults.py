@@ -13,8 +13,8 @@ import schedule
 from cluster import LabError
 
 UNNOTICED = 30                                  # seconds for which a node may have been thrown out before anybody saw it
-LOSING = {"daemon-kill", schedule.THROWN_OUT,   # with these a value may be lost
-          *(kind for kind, fault in schedule.KINDS.items() if fault.breaks_node)}
+LOSING = {schedule.THROWN_OUT,                  # with these a value may be lost
+          *(kind for kind, fault in schedule.KINDS.items() if fault.ends_daemon)}
 KINDS = [kind for kind in schedule.KINDS if kind != schedule.LockspaceForced.kind]      # clients do that themselves
 LOCAL_KINDS = ["client-kill", "client-freeze"]
 
@@ -102,7 +102,9 @@ def on_cluster(run, kinds):
             run.lose_since(since)
             run.doom_on(event.node, since)
 
-    return ClusterFaults(run.place.cluster, run.seed, kinds, ClusterWorld(run), tell, time.time_ns)
+    cluster = run.place.cluster
+    return ClusterFaults(cluster, run.seed, kinds, ClusterWorld(run), tell, time.time_ns,
+                         spared=cluster.nodes[run.seed % cluster.size])         # a daemon that is judged over the whole time
 
 
 class LocalFaults:
