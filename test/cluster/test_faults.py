@@ -16,7 +16,7 @@ RUN = tools.PROJECT / "test" / "faults" / "run"
 
 def run(*arguments):
     """Its status, and the figures of its last line."""
-    done = subprocess.run([RUN, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run([RUN, *map(str, arguments)], capture_output=True, text=True, timeout=400, check=False)
     closing = done.stdout.strip().split("\n")[-1]
     assert closing.startswith("seed "), done.stdout + done.stderr
     figures = {what: int(number) for number, what in re.findall(r"(\d+) (sections|hand-overs|values read|values written)\b", closing)}
