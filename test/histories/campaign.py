@@ -1,20 +1,25 @@
 """Histories one after the other, until there were enough operations or one has failed, which is made short."""
 
+import contextlib
 import itertools
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import history
 import mount
+from lockspacefs_test import Daemon
 from play import Disagreement, Driver, Play, Processes
 from shrink import shrink
 
 
 class Failure(Exception):
-    """A history on which the model and what is under test disagree, as short as it could be made."""
+    """A history on which the model and what is under test disagree. @played: operations until then, with those of the
+    histories before."""
 
-    def __init__(self, arena, seed, ops, reason):
+    def __init__(self, arena, seed, ops, reason, played):
         self.text = "".join(f"{arena.text(op)}\n" for op in ops)
-        self.seed, self.ops, self.reason = seed, ops, reason
+        self.seed, self.ops, self.reason, self.played = seed, ops, reason, played
         super().__init__(f"{arena}, seed {seed}: {reason}\n"
                          f"after these operations (keep them in a file for --replay):\n{self.text}")
 
@@ -46,9 +51,10 @@ class Arena:
             return error
         return None
 
-    def shrink(self, seed, ops, error):
-        ops = shrink(ops[:error.at + 1], self.fails)
-        return Failure(self, seed, ops, self.fails(ops) or error)
+    def shrink(self, ops, error):
+        """As short as they can be made, and what is wrong with that."""
+        ops = shrink(ops, self.fails)
+        return ops, self.fails(ops) or error
 
 
 class EngineArena(Arena):
@@ -151,6 +157,16 @@ class MountArena(Arena):
         self.last = None
 
 
+@contextlib.contextmanager
+def mounted(engine="local", excused=False):
+    """A MountArena with a daemon of its own; @excused: it need not end well."""
+    with tempfile.TemporaryDirectory(prefix="lockspacefs-") as directory:
+        Path(directory).chmod(0o755)
+        with Daemon(directory, engine=engine) as daemon:
+            daemon.excused = excused
+            yield MountArena(daemon.mountpoint)
+
+
 @dataclass
 class Tally:
     ops: int = 0
@@ -166,9 +182,11 @@ def run(arena, seed, ops, shrinks=True):
         try:
             tally.ops += arena.play(history_of_seed)
         except Disagreement as error:
-            if not shrinks:
-                raise
-            raise arena.shrink(tally.last_seed, history_of_seed, error) from None
+            failing = history_of_seed[:error.at + 1]
+            played = tally.ops + len(failing)
+            if shrinks:
+                failing, error = arena.shrink(failing, error)
+            raise Failure(arena, tally.last_seed, failing, error, played) from None
         tally.histories += 1
         if tally.ops >= ops:
             return tally
@@ -182,4 +200,4 @@ def replay(arena, path):
     try:
         return Tally(arena.play(ops), 1, 0)
     except Disagreement as error:
-        raise Failure(arena, "in the file", ops[:error.at + 1], error) from None
+        raise Failure(arena, "in the file", ops[:error.at + 1], error, error.at + 1) from None

@@ -3,19 +3,22 @@ every one must be found."""
 
 import contextlib
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
-import time
+from collections import namedtuple
 from pathlib import Path
+from unittest import mock
 
 import campaign
 import mount
-from lockspacefs_test import PROJECT, Daemon
+from lockspacefs_test import copy_of_the_tree
 
-# Of local-resource.c: what is broken, what stands in the source, and what is put in its place.
-MUTANTS = [
+# A file of src/, what is broken, what stands there, just once, and what is put in its place.
+Mutant = namedtuple("Mutant", "file what old new")
+
+# Of local-resource.c, without its name.
+RULES = [
     ("a new request overtakes waiters", "return !r->converting.first && !r->waiting.first;", "return !r->converting.first;"),
     ("a new request overtakes conversions", "return !r->converting.first && !r->waiting.first;", "return !r->waiting.first;"),
     ("waiters are granted before conversions", "if (r->converting.first)\n                return lock == r->converting.first;",
@@ -51,7 +54,7 @@ MUTANTS = [
     ("IVVALBLK does not stick", "flags | (lock->flags & DLM_LKF_IVVALBLK), value", "flags, value"),
     ("a value that was written stays lost", "memcpy(r->value, value, VALUE_LEN);\n                r->lost = FALSE;",
      "memcpy(r->value, value, VALUE_LEN);"),
-    ("a loss is not told", "return (lock->flags & DLM_LKF_VALBLK) && r->value;", "return FALSE;"),
+    ("a loss is not told", "return (lock->flags & DLM_LKF_VALBLK) && r->has_value;", "return FALSE;"),
     ("holders are not told of conversions", "enlist_queued(lock, LOCAL_LOCK_CONVERTING);\n        tell_wanted(lock->resource, lock->wanted);",
      "enlist_queued(lock, LOCAL_LOCK_CONVERTING);"),
     ("new holders are not told of those who wait", "grant_waiters(r);\n        tell_all_wanted(r);", "grant_waiters(r);"),
@@ -64,72 +67,92 @@ MUTANTS = [
      "tell_wanted(r, lock->wanted);\n        if (is_granted)\n                delist(lock);"),
 ]
 
+MUTANTS = {
+    "engine": [Mutant("local-resource.c", *rule) for rule in RULES],
+    "mount": [Mutant(*row) for row in [
+        ("holder.c", "two that change SH to EX get EDEADLK", "return DLM_LKF_CONVDEADLK;", "return 0;"),
+        ("holder.c", "a try waits", "if (!request->wait || request->is_over_limit)", "if (request->is_over_limit)"),
+        ("holder.c", "an interrupted fcntl loses the lock that it had",
+         "if (lock->state == LOCK_CONVERTING && holder->by != BY_FLOCK)", "if (FALSE)"),
+        ("lock.c", "who is interrupted goes on waiting", "lock_free(lock);\n                else\n                        lock_cancel(lock);",
+         "lock_free(lock);"),
+        ("lock.c", "who is interrupted goes on converting", "/* unlocked in its turn */\n                else\n                        lock_cancel(lock);", ""),
+        ("lock.c", "close publishes nothing", "mode_is_writer(lock->mode) ? value_flags(lock) : 0, lock->value", "0, lock->value"),
+        ("lock.c", "a grant brings no value", "memcpy(lock->value, value, VALUE_LEN);\n        lock->lost = (", "lock->lost = ("),
+        ("lock.c", "nobody is told that somebody waits", "lock->is_asked = TRUE;", ""),
+    ]],
+}
 
-# The same for the mount: a file of the daemon, what is broken, what stands there, what is put in its place.
-MOUNT_MUTANTS = [
-    ("holder.c", "two that change SH to EX get EDEADLK", "return DLM_LKF_CONVDEADLK;", "return 0;"),
-    ("holder.c", "a try waits", "if (!request->wait || request->is_over_limit)", "if (request->is_over_limit)"),
-    ("holder.c", "an interrupted fcntl loses the lock that it had",
-     "if (lock->state == LOCK_CONVERTING && holder->by != BY_FLOCK)", "if (FALSE)"),
-    ("lock.c", "who is interrupted goes on waiting", "lock_cancel(lock);\n                break;", "break;"),
-    ("lock.c", "close publishes nothing", "mode_is_writer(lock->mode) ? value_flags(lock) : 0, lock->value", "0, lock->value"),
-    ("lock.c", "a grant brings no value", "memcpy(lock->value, value, VALUE_LEN);", ""),
-    ("lock.c", "nobody is told that somebody waits", "lock->is_asked = TRUE;", ""),
-]
+PROGRAMS = {"engine": "test/histories/engine-driver", "mount": "src/lockspacefs"}
 
 
-def compile_mutant(build, directory, file, old, new, program):
-    """@program, of main.c or of engine-driver.c, with a broken file of the daemon."""
-    source = (PROJECT / "src" / file).read_text(encoding="utf-8")
-    if source.count(old) != 1:
-        raise RuntimeError(f"{file} has this {source.count(old)} times and not once: {old!r}")
-    mutant = Path(directory) / file
-    mutant.write_text(source.replace(old, new), encoding="utf-8")
-    libraries = subprocess.run(["pkg-config", "--cflags", "--libs", "glib-2.0", "fuse3"], check=True, capture_output=True, text=True)
-    main = {"lockspacefs": "src/main.c", "engine-driver": "test/histories/engine-driver.c"}[program]
-    # the broken functions come before those of the library, which are left out then
-    subprocess.run(["gcc", "-std=c11", "-O1", "-D_GNU_SOURCE", "-DFUSE_USE_VERSION=314", '-DG_LOG_DOMAIN="mutant"',
-                    f"-I{PROJECT / 'include'}", f"-I{build / 'src'}", "-o", Path(directory) / program, PROJECT / main, mutant,
-                    build / "src" / "libcore.a", *shlex.split(libraries.stdout), "-ldlm_lt"], check=True)
-    return Path(directory) / program
+class Copy:
+    """A copy of the source with a build of its own, in which only what is broken is compiled again."""
+
+    def __init__(self, directory):
+        self.tree = copy_of_the_tree(Path(directory))
+        self._run("meson", "setup", "build", "-Dbuildtype=plain", "-Db_lto=false")
+
+    def make(self, on, mutant):
+        """The program that is played on, with this broken; None: nothing."""
+        if mutant is None:
+            return self._ninja(PROGRAMS[on])
+        source = self.tree / "src" / mutant.file
+        whole = source.read_text(encoding="utf-8")
+        if whole.count(mutant.old) != 1:
+            raise RuntimeError(f"{mutant.file} has this {whole.count(mutant.old)} times and not once: {mutant.old!r}")
+        source.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
+        try:
+            return self._ninja(PROGRAMS[on])
+        finally:
+            source.write_text(whole, encoding="utf-8")
+
+    def _ninja(self, program):
+        self._run("ninja", "-C", "build", program)
+        return self.tree / "build" / program
+
+    def _run(self, *command):
+        done = subprocess.run(command, cwd=self.tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}:\n{done.stdout}")
 
 
 @contextlib.contextmanager
-def engine_arena(build, file, old, new):
-    with tempfile.TemporaryDirectory() as directory:
-        arena = campaign.EngineArena(compile_mutant(build, directory, file, old, new, "engine-driver"), "local")
+def arena_of(on, program, excused):
+    with contextlib.ExitStack() as stack:
+        if on == "engine":
+            arena = campaign.EngineArena(program, "local")
+        else:
+            stack.enter_context(mock.patch.dict(os.environ, LOCKSPACEFS=str(program)))
+            arena = stack.enter_context(campaign.mounted(excused=excused))
+        stack.callback(arena.spoil)
         yield arena
-        arena.spoil()
 
 
-@contextlib.contextmanager
-def mount_arena(build, file, old, new):
-    with tempfile.TemporaryDirectory(prefix="lockspacefs-") as directory:
-        Path(directory).chmod(0o755)
-        os.environ["LOCKSPACEFS"] = str(compile_mutant(build, directory, file, old, new, "lockspacefs"))
-        with Daemon(directory) as daemon:
-            daemon.excused = True
-            yield campaign.MountArena(daemon.mountpoint)
+def find(copy, on, mutant, seed, ops):
+    """The Failure by which it is found; None: it is not. Of None itself there must be none."""
+    with arena_of(on, copy.make(on, mutant), excused=mutant is not None) as arena:
+        try:
+            campaign.run(arena, seed, ops, shrinks=False)
+        except campaign.Failure as failure:
+            return failure
+    return None
 
 
-def run(build, on, seed, ops):
+def run(on, seed, ops):
     """The exit status: 1 if one was not found."""
-    campaign.Driver.timeout = mount.TIMEOUT = 2         # seconds; a mutant may well never answer
-    if on == "mount":
-        arena_of, mutants = mount_arena, MOUNT_MUTANTS
-    else:
-        arena_of, mutants = engine_arena, [("local-resource.c", *mutant) for mutant in MUTANTS]
+    campaign.Driver.timeout = mount.TIMEOUT = 5         # seconds; a mutant may well never answer
     missed = 0
-    for file, what, old, new in mutants:
-        start = time.monotonic()
-        with arena_of(build, file, old, new) as arena:
-            try:
-                tally = campaign.run(arena, seed, ops)
-                missed += 1
-                print(f"NOT FOUND in {tally.ops} operations: {what}")
-            except campaign.Failure as failure:
-                print(f"found with seed {failure.seed}, {len(failure.ops)} operations when made short, "
-                      f"{time.monotonic() - start:.1f} s: {what}")
-        sys.stdout.flush()
-    print(f"{len(mutants) - missed} of {len(mutants)} mutants found")
+    with tempfile.TemporaryDirectory(prefix="lockspacefs-") as directory:
+        copy = Copy(directory)
+        if failure := find(copy, on, None, seed, ops):
+            print(f"nothing was broken, and yet: {failure.reason}")
+            return 1
+        for mutant in MUTANTS[on]:
+            failure = find(copy, on, mutant, seed, ops)
+            missed += failure is None
+            how = f"found in {failure.played} operations" if failure else f"NOT FOUND in {ops} operations"
+            print(f"{how}: {mutant.what}" + (f" ({str(failure.reason)[:100]})" if failure else ""))
+            sys.stdout.flush()
+    print(f"{len(MUTANTS[on]) - missed} of {len(MUTANTS[on])} mutants found")
     return 1 if missed else 0
