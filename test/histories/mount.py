@@ -298,10 +298,10 @@ class Generator:
         self.clients = CLIENTS[:dice.randint(2, len(CLIENTS))]
         self.ways = dice.choice([["open"], ["flock"], ["flock", "open"], ["ofd", "posix"], ["open", *WAYS]])
         # what is asked for next, by what is held
-        self.modes = {None: dice.choice([["pr", "pr", "ex"], ["pr", "ex", "un"]]), PR: ["ex", "ex", "ex", "un", "pr"],
+        self.modes = {None: dice.choice([["pr", "pr", "pr", "ex"], ["pr", "ex", "un"]]), PR: ["ex", "ex", "ex", "un", "pr"],
                       EX: ["pr", "pr", "un", "ex"]}
         self.tries = dice.choice([0, 0.1, 0.5])
-        self.values = dice.choice([0.2, 0.5])   # of what is done with a file
+        self.values = dice.choice([0.2, 0.5, 0.8])      # of what is done with a file
         self.signals = dice.choice([0.02, 0.2])
         self.force = dice.choice([0, 0, 0.005])
 
@@ -357,7 +357,10 @@ class Generator:
 
     def _use(self, name):
         dice = self.dice
-        verb = dice.choice(["read", "read", "write", "sync", "poll"])
+        lock = self.model.dlm.locks.get(self.model.files[name].lock)
+        can_write = lock and lock.granted >= PW
+        verb = dice.choice(["read", "write", "write", "sync", "sync", "poll"] if can_write else
+                           ["read", "read", "read", "read", "write", "sync", "poll"])
         return Op(verb, (name, dice.randbytes(dice.randint(1, 32)).hex()) if verb == "write" else (name,))
 
 

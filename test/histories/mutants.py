@@ -74,6 +74,7 @@ MUTANTS = {
         ("holder.c", "a try waits", "if (!request->wait || request->is_over_limit)", "if (request->is_over_limit)"),
         ("holder.c", "an interrupted fcntl loses the lock that it had",
          "if (lock->state == LOCK_CONVERTING && holder->by != BY_FLOCK)", "if (FALSE)"),
+        ("holder.c", "fsync publishes nothing", "if (r == 0 && lock && lock_has(lock) && lock->dirty)", "if (FALSE)"),
         ("lock.c", "who is interrupted goes on waiting", "lock_free(lock);\n                else\n                        lock_cancel(lock);",
          "lock_free(lock);"),
         ("lock.c", "who is interrupted goes on converting", "/* unlocked in its turn */\n                else\n                        lock_cancel(lock);", ""),
