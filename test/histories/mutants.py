@@ -32,6 +32,8 @@ RULES = [
     ("NOORDER in a queue waits", "if (lock->flags & DLM_LKF_NOORDER)\n                return TRUE;\n        if (r->converting",
      "if (r->converting"),
     ("HEADQUE goes to the end", "(lock->flags & DLM_LKF_HEADQUE) ? queue->first : NULL", "NULL"),
+    ("a conversion goes before those that wait longer", "(lock->flags & DLM_LKF_HEADQUE) ? queue->first",
+     "is_conversion || (lock->flags & DLM_LKF_HEADQUE) ? queue->first"),
     ("a lock stands in its own way", "uint32_t own = lock->granted == (int)m;", "uint32_t own = 0;"),
     ("dead-locks are not seen", "return TRUE;\n        return FALSE;\n}\n\n/* Conversions put at the head",
      "return FALSE;\n        return FALSE;\n}\n\n/* Conversions put at the head"),
@@ -51,14 +53,18 @@ RULES = [
      "return from == LOCAL_MODE_NONE || (to + 1 >= from"),
     ("CW writes the value", "return from != LOCAL_MODE_NONE && mode_is_writer(from)", "return from != LOCAL_MODE_NONE && from != MODE_PR && from >= MODE_CW"),
     ("an unlock writes unasked", "if (!(lock->flags & DLM_LKF_VALBLK))\n                flags = 0;", ""),
+    ("an unlock writes nothing", "write_value(r, flags | (lock->flags & DLM_LKF_IVVALBLK), value);", ";"),
     ("IVVALBLK does not stick", "flags | (lock->flags & DLM_LKF_IVVALBLK), value", "flags, value"),
     ("a value that was written stays lost", "memcpy(r->value, value, VALUE_LEN);\n                r->lost = FALSE;",
      "memcpy(r->value, value, VALUE_LEN);"),
     ("a loss is not told", "return (lock->flags & DLM_LKF_VALBLK) && r->has_value;", "return FALSE;"),
+    ("holders are not told of waiters", "enlist_queued(lock, LOCAL_LOCK_WAITING);\n                tell_wanted(r, mode);",
+     "enlist_queued(lock, LOCAL_LOCK_WAITING);"),
     ("holders are not told of conversions", "enlist_queued(lock, LOCAL_LOCK_CONVERTING);\n        tell_wanted(lock->resource, lock->wanted);",
      "enlist_queued(lock, LOCAL_LOCK_CONVERTING);"),
     ("new holders are not told of those who wait", "grant_waiters(r);\n        tell_all_wanted(r);", "grant_waiters(r);"),
     ("holders are told again and again", "lock->told = wanted;", ""),
+    ("who fails to convert hides others that were not told", "while (next && next->told < lock->told)", "while (FALSE)"),
     ("compatible holders are told", "if (!mode_is_compatible(m, wanted))\n                        tell_granted(r, m, wanted);",
      "tell_granted(r, m, wanted);"),
     ("NOQUEUEBAST tells nobody", "if (flags & DLM_LKF_NOQUEUEBAST)\n                        tell_refused(lock);\n                complete_gone",
@@ -68,7 +74,11 @@ RULES = [
 ]
 
 MUTANTS = {
-    "engine": [Mutant("local-resource.c", *rule) for rule in RULES],
+    "engine": [Mutant("local-resource.c", *rule) for rule in RULES] + [Mutant(*row) for row in [
+        ("engine-local.c", "a value outlives the last lock", "local_resource_forget_value(resource);", ""),
+        ("mode.c", "PR is granted beside CW", "[MODE_CW] = { TRUE,  TRUE,  TRUE,  FALSE,", "[MODE_CW] = { TRUE,  TRUE,  TRUE,  TRUE,"),
+        ("mode.c", "CR waits for PW", "[MODE_PW] = { TRUE,  TRUE,", "[MODE_PW] = { TRUE,  FALSE,"),
+    ]],
     "mount": [Mutant(*row) for row in [
         ("holder.c", "two that change SH to EX get EDEADLK", "return DLM_LKF_CONVDEADLK;", "return 0;"),
         ("holder.c", "a try waits", "if (!request->wait || request->is_over_limit)", "if (request->is_over_limit)"),

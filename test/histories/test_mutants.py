@@ -8,7 +8,7 @@ import mutants
 from lockspacefs_test import PROJECT
 
 OPERATIONS = {"engine": 5000, "mount": 1000}
-SOME = [("engine", "a new request overtakes waiters"), ("engine", "CW writes the value"), ("mount", "a grant brings no value")]
+SOME = [("engine", "PR is granted beside CW"), ("engine", "an unlock writes nothing"), ("mount", "a grant brings no value")]
 
 
 @pytest.fixture(scope="module")
