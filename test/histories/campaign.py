@@ -96,6 +96,8 @@ class EngineArena(Arena):
         if self.driver:
             self.driver.kill()
         self.driver = None
+        if self.twin:
+            self.twin.spoil()
 
     def close(self):
         for arena in (self, self.twin):
