@@ -1,5 +1,6 @@
 #include "engine-dlm.h"
 #include "dlm-cluster.h"
+#include "hash.h"
 #include "memory.h"
 #include "trace.h"
 
@@ -199,7 +200,7 @@ static gboolean dlm_start(const Options *options, const EngineEvents *events, vo
         engine->xid = (uint64_t)g_random_int() << 32 | g_random_int() | 1;
         engine->node = dlm_cluster_node();
         engine->spaces = g_hash_table_new(NULL, NULL);
-        engine->names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+        engine->names = g_hash_table_new_full(hash_string, g_str_equal, g_free, NULL);
         engine->releases = g_ptr_array_new();
         engine->mailbox = mailbox;
         engine->later_end = &engine->later;

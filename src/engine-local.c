@@ -9,6 +9,7 @@
  * empty. The id of a lock that is gone stays taken until that has been told.
  */
 #include "engine.h"
+#include "hash.h"
 #include "id-array.h"
 #include "local-resource.h"
 #include "memory.h"
@@ -253,7 +254,7 @@ static gboolean local_start(const Options *options, const EngineEvents *events, 
 
         e->engine = (Engine){ .ops = &engine_local_ops, .events = events, .events_data = data };
         e->lockspaces = g_hash_table_new_full(NULL, NULL, NULL, lockspace_free);
-        e->names = g_hash_table_new(g_str_hash, g_str_equal);
+        e->names = g_hash_table_new(hash_string, g_str_equal);
         e->source = g_source_new(&source_funcs, sizeof(LocalSource));
         ((LocalSource *)e->source)->engine = e;
         g_source_set_static_name(e->source, "engine-local");

@@ -22,6 +22,7 @@
  * touched once per mode level until it is granted anew, whoever comes and goes.
  */
 #include "local-resource.h"
+#include "hash.h"
 #include "memory.h"
 #include <errno.h>
 #include <string.h>
@@ -53,11 +54,8 @@ struct LocalResource {
 guint local_name_hash(const void *name)
 {
         const LocalName *n = name;
-        guint hash = 2166136261u;               /* FNV-1a */
 
-        for (size_t i = 0; i < n->len; i++)
-                hash = (hash ^ n->bytes[i]) * 16777619u;
-        return hash;
+        return hash_bytes(n->bytes, n->len);
 }
 
 gboolean local_name_equal(const void *a, const void *b)

@@ -1,4 +1,5 @@
 #include "resource.h"
+#include "hash.h"
 #include "lock.h"
 #include "lockspace.h"
 #include "memory.h"
@@ -8,11 +9,8 @@
 guint resource_name_hash(gconstpointer pointer)
 {
         const Resource *resource = pointer;
-        guint hash = 2166136261u;               /* FNV-1a */
 
-        for (unsigned i = 0; i < resource->name_len; i++)
-                hash = (hash ^ resource->name[i]) * 16777619u;
-        return hash;
+        return hash_bytes(resource->name, resource->name_len);
 }
 
 gboolean resource_name_equal(gconstpointer a, gconstpointer b)

@@ -1,5 +1,6 @@
 #include "tree.h"
 #include "handle.h"
+#include "hash.h"
 #include "lock.h"
 #include "lockspace.h"
 #include "resource.h"
@@ -179,9 +180,9 @@ gboolean tree_new(const Options *options, const EngineOps *ops, Tree **ret_tree,
         tree->options = options;
         tree->users = users_new(options);
         tree->nodes = g_hash_table_new(g_int64_hash, g_int64_equal);
-        tree->lockspaces = g_hash_table_new(g_str_hash, g_str_equal);
+        tree->lockspaces = g_hash_table_new(hash_string, g_str_equal);
         tree->engine_lockspaces = g_hash_table_new(NULL, NULL);
-        tree->making = g_hash_table_new(g_str_hash, g_str_equal);
+        tree->making = g_hash_table_new(hash_string, g_str_equal);
         tree->owners = g_hash_table_new(g_int64_hash, g_int64_equal);
         tree->fcntl_holders = g_hash_table_new(fcntl_holder_hash, fcntl_holder_equal);
         id_table_init(&tree->locks);

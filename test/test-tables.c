@@ -1,6 +1,7 @@
 /*
- * The id table, the id array, and what users are counted for.
+ * The id table, the id array, the hash of names, and what users are counted for.
  */
+#include "hash.h"
 #include "id-array.h"
 #include "id-table.h"
 #include "user.h"
@@ -64,6 +65,33 @@ static void test_an_array_has_what_was_set(void)
         id_array_clear(&array);
 }
 
+/* Those of SipHash-1-3 in Rust's standard library: the bytes 0, 1, 2 … under the key 0, 1, 2 … 15. */
+static void test_the_hash_has_the_published_values(void)
+{
+        static const struct {
+                gsize len;
+                guint64 hash;
+        } vectors[] = {
+                { 0, 0xabac0158050fc4dc }, { 1, 0xc9f49bf37d57ca93 }, { 7, 0xd3927d989bb11140 }, { 8, 0x369095118d299a8e },
+                { 9, 0x25a48eb36c063de4 }, { 15, 0xd320d86d2a519956 }, { 16, 0xcc4fdd1a7d908b66 }, { 63, 0x9d199062b7bbb3a8 },
+        };
+        static const guint64 key[] = { 0x0706050403020100, 0x0f0e0d0c0b0a0908 };
+        uint8_t bytes[64];
+
+        for (unsigned i = 0; i < sizeof(bytes); i++)
+                bytes[i] = i;
+        for (gsize i = 0; i < G_N_ELEMENTS(vectors); i++)
+                g_assert_cmphex(hash_siphash(key, bytes, vectors[i].len), ==, vectors[i].hash);
+}
+
+static void test_the_hash_has_a_key(void)
+{
+        static const guint64 none[2];
+
+        g_assert_cmphex(hash_bytes("job", 3), ==, hash_string("job"));
+        g_assert_cmphex(hash_bytes("job", 3), !=, (guint)hash_siphash(none, "job", 3));
+}
+
 static void test_limits_are_per_user_and_thing(void)
 {
         const Options options = { .max_files = 2, .max_locks = 1, .max_waiters = 0 };
@@ -115,6 +143,8 @@ int main(int argc, char **argv)
         g_test_add_func("/tables/ids-are-small-and-come-again", test_ids_are_small_and_come_again);
         g_test_add_func("/tables/a-walk-may-remove", test_a_walk_may_remove);
         g_test_add_func("/tables/an-array-has-what-was-set", test_an_array_has_what_was_set);
+        g_test_add_func("/tables/the-hash-has-the-published-values", test_the_hash_has_the_published_values);
+        g_test_add_func("/tables/the-hash-has-a-key", test_the_hash_has_a_key);
         g_test_add_func("/tables/limits-are-per-user-and-thing", test_limits_are_per_user_and_thing);
         g_test_add_func("/tables/the-first-text-may-be-larger-than-all-may-be-together", test_the_first_text_may_be_larger_than_all_may_be_together);
         g_test_add_func("/tables/root-is-not-counted", test_root_is_not_counted);

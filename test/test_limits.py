@@ -6,11 +6,13 @@ import fcntl
 import itertools
 import os
 import queue
+import random
 import re
 import resource
 import stat
 import struct
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +127,55 @@ def test_looking_for_files_that_are_not_there_costs_nothing(limited):
         mknod(limited / "job")
 
     run_as(NOBODY, look_up)
+
+
+FNV_START, FNV_PRIME = 2166136261, 16777619     # FNV-1a, a hash of which anybody can tell what collides
+
+
+def hash_on(state, piece):
+    for byte in piece:
+        state = (state ^ byte) * FNV_PRIME & 0xffffffff
+    return state
+
+
+def colliding_names(doublings):
+    """2 ** doublings names of one hash: at each place one of two pieces, after which it is the same."""
+    dice = random.Random(1)
+    pieces, state = [], FNV_START
+    for _ in range(doublings):
+        seen = {}
+        while True:
+            piece = (dice.getrandbits(32) | 0x80808080).to_bytes(4, "big")      # bytes that are written as they are
+            hashed = hash_on(state, piece)
+            if seen.setdefault(hashed, piece) != piece:
+                break
+        pieces.append((seen[hashed], piece))
+        state = hashed
+    names = [b"".join(choice) for choice in itertools.product(*pieces)]
+    assert len(set(names)) == 2 ** doublings and {hash_on(FNV_START, name) for name in names} == {state}
+    return names
+
+
+def cpu_time(daemon):
+    """Seconds that the daemon has computed, and the kernel for it."""
+    fields = Path(f"/proc/{daemon.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_names_chosen_to_collide_are_found_as_fast_as_others(make_daemon, engine):
+    """Else a user stops the daemon for seconds, within his limits."""
+    daemon = make_daemon()
+    dice = random.Random(1)
+    collide = colliding_names({"local": 13, "dlm": 9}[engine])
+    others = [bytes(dice.choices(range(128, 256), k=len(collide[0]))) for _ in collide]
+    took = {}
+    for kind, names in [("others", others), ("collide", collide)]:
+        directory = os.fsencode(make_lockspace(daemon.mountpoint, kind) / ".nl") + b"/"
+        before = cpu_time(daemon)
+        for name in names:
+            os.stat(directory + name)
+        took[kind] = cpu_time(daemon) - before
+    assert took["collide"] < 5 * max(took["others"], 0.05), took
 
 
 # --- locks ---------------------------------------------------------------------
