@@ -37,6 +37,7 @@ struct Lockspace {
         unsigned locks;                         /* for which lock_counts() */
         unsigned held, waiting;                 /* of these; a converting one is both */
         unsigned all_locks;                     /* that the engine may know, or soon will */
+        uid_t charged_uid;                      /* who made it here, and is counted for it until it is dead; 0: nobody */
         Metrics metrics;
         bool is_created : 1;                /* by this mount */
         bool is_force : 1;                  /* .force */

@@ -1,8 +1,9 @@
 #pragma once
 /*
  * What each user has of the things that one user could use up: lock files
- * (looked-up names included), locks, waiting calls, and the memory of what he
- * reads. Root is not counted. A user is in the table while he has anything.
+ * (looked-up names and the lockspaces that he made included), locks, waiting
+ * calls, and the memory of what he reads. Root is not counted. A user is in
+ * the table while he has anything.
  */
 #include "options.h"
 

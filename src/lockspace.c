@@ -174,6 +174,7 @@ void lockspace_die(Lockspace *lockspace, gboolean engine_knows)
         g_hash_table_remove(tree->lockspaces, lockspace->name);
         g_hash_table_remove(tree->engine_lockspaces, GUINT_TO_POINTER(lockspace->id));
         tree_remove_node(tree, &lockspace->node);
+        users_discharge(tree->users, lockspace->charged_uid, USER_FILE);
         node_touch(&tree->root);
         tree_notify_listing(tree);
         fail_postponed(lockspace, -ESTALE);

@@ -99,7 +99,7 @@ void options_print_help(const char *program)
                "    keep                 leave the lockspaces of this mount when it ends (dlm)\n"
                "    allow_other          let other users in, as permissions allow\n"
                "    max_locks=N          per user, root apart: locks held and waited for (65536)\n"
-               "    max_files=N            lock files, names looked up included (262144)\n"
+               "    max_files=N            lock files, lockspaces and names looked up (262144)\n"
                "    max_waiters=N          calls that wait (16384); 0: any number\n"
                "    spin=MICROSECONDS    look for the next request that long before sleeping (20)\n"
                "    lockspace_flags=FLAG[:FLAG...]  how to create lockspaces (dlm)\n"

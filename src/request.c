@@ -604,6 +604,7 @@ static void mkdir_done(void *data, int status, uint32_t id)
 
         g_hash_table_remove(tree->making, detail->name);
         if (status < 0) {
+                users_discharge(tree->users, detail->uid, USER_FILE);
                 if (detail->request)
                         return detail_fail(detail, status);
                 if (status == -EEXIST)          /* as its caller wanted it */
@@ -614,6 +615,7 @@ static void mkdir_done(void *data, int status, uint32_t id)
         }
         lockspace = lockspace_new(tree, detail->name, id, &(EngineAttr){ .uid = detail->uid, .gid = detail->gid, .mode = detail->mode });
         lockspace->is_created = TRUE;
+        lockspace->charged_uid = detail->uid;
         node_touch(&tree->root);
         g_message("lockspace %s is made", detail->name);
         if (detail->request)
@@ -638,6 +640,8 @@ void request_mkdir(fuse_req_t req, Tree *tree, const char *name, mode_t mode)
                 r = -EBUSY;
         if (r == 0 && !(detail->name = memory_strdup(name)))
                 r = -ENOMEM;
+        if (r == 0)
+                r = users_charge(tree->users, ctx->uid, USER_FILE);
         if (r < 0)
                 return detail_fail(detail, r);
         request_begin_wait(detail->request);

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, lockspacefs, make_lockspace, opened,
+from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, lockspacefs, make_lockspace, opened, put,
                               raises_errno, run_as, status, touch, wait_for_waiters, wait_until)
 
 F_OFD_SETLK = 37
@@ -127,6 +127,49 @@ def test_looking_for_files_that_are_not_there_costs_nothing(limited):
         mknod(limited / "job")
 
     run_as(NOBODY, look_up)
+
+
+def test_lockspaces_count_for_who_makes_them(make_daemon, engine):
+    limit = {"local": 20, "dlm": 2}[engine]     # where each takes its time
+    mount = make_daemon("mode=1777", f"max_files={limit}").mountpoint
+    with as_user(NOBODY):
+        for i in range(limit):
+            make_lockspace(mount, f"ls-{i}")
+        for _ in range(3):
+            with raises_errno(errno.ENOSPC):
+                os.mkdir(mount / "one-too-many")
+        with raises_errno(errno.EEXIST):
+            os.mkdir(mount / "ls-0")
+        with raises_errno(errno.ENOSPC):
+            mknod(mount / "ls-0" / "job")
+        (mount / "ls-0").rmdir()
+        make_lockspace(mount, "next")
+        with raises_errno(errno.ENOSPC):
+            os.mkdir(mount / "one-too-many")
+    with opened(mount / "next" / ".ex" / "job"):        # root's
+        put(mount / "next" / ".force", b"1")
+        (mount / "next").rmdir()
+        run_as(NOBODY, lambda: make_lockspace(mount, "last"))
+    os.chown(mount / "last", SOMEBODY, SOMEBODY)
+    with raises_errno(errno.ENOSPC):
+        run_as(NOBODY, lambda: os.mkdir(mount / "one-too-many"))
+    for uid in [SOMEBODY, 0]:
+        run_as(uid, lambda: make_lockspace(mount, f"of-{uid}"))
+
+
+def test_a_lockspace_that_was_not_made_does_not_count(make_daemon, injector):
+    mount = make_daemon("mode=1777", "max_files=1", "wait=60", environment=injector.environment).mountpoint
+    for skip in range(100):
+        injector.fail("malloc", errno.ENOMEM, skip=skip, path="lockspacefs")
+        number = errno_of(run_as, NOBODY, lambda: os.mkdir(mount / "web"))
+        failed = injector.stop()
+        assert number in ({0, errno.ENOMEM} if failed else {0})
+        if number == 0:
+            (mount / "web").rmdir()
+        if not failed:
+            break
+    else:
+        raise AssertionError("no end")
 
 
 FNV_START, FNV_PRIME = 2166136261, 16777619     # FNV-1a, a hash of which anybody can tell what collides

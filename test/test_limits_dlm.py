@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import subprocess
 import threading
 
-from lockspacefs_test import NOBODY, SOMEBODY, Child, errno_of, get, make_lockspace, opened, put, run_as, status, wait_until
+from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, make_lockspace, opened, put, raises_errno,
+                              run_as, status, wait_until)
 
 LIMIT = 5
 
@@ -67,3 +69,24 @@ def test_value_reads_and_fsyncs_count_as_waiters_in_a_stopped_lockspace(make_dae
     assert set(refused) == {errno.ENOLCK} and set(granted) == {0}
     assert run_as(NOBODY, lambda: get(web / "own-0")) == b"x"   # what an fsync refused came with the close
     wait_until(lambda: status(mount)["held"] == 0)
+
+
+def test_a_lockspace_counts_until_it_is_gone_and_those_of_others_do_not(make_daemon):
+    def dlm_tool(*arguments):
+        subprocess.run(["dlm_tool", *arguments], stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
+
+    mount = make_daemon("mode=1777", "max_files=2").mountpoint
+    with as_user(NOBODY):
+        for name in ["web", "mail"]:
+            make_lockspace(mount, name)
+        with raises_errno(errno.ENOSPC):
+            os.mkdir(mount / "one-too-many")
+    dlm_tool("leave", "web")
+    wait_until(lambda: os.listdir(mount) == ["mail"])
+    dlm_tool("join", "others")
+    wait_until(lambda: sorted(os.listdir(mount)) == ["mail", "others"])
+    with as_user(NOBODY):
+        make_lockspace(mount, "web")
+        with raises_errno(errno.ENOSPC):
+            os.mkdir(mount / "one-too-many")
+    dlm_tool("leave", "others")
