@@ -1,6 +1,7 @@
 #include "manager.h"
 #include "config.h"
 #include "lockspace.h"
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #ifdef HAVE_SYSTEMD
@@ -16,13 +17,17 @@ struct Manager {
         guint status_source, watchdog_source;   /* 0: none */
 };
 
-static void notify(const char *state)
+/* FALSE: nobody is there to be told. */
+static gboolean notify(const char *state)
 {
 #ifdef HAVE_SYSTEMD
-        const int r = sd_notify(0, state);      /* 0: nobody is there to be told */
+        const int r = sd_notify(0, state);
 
         if (r < 0)
                 g_debug("sd_notify: %s", g_strerror(-r));
+        return r != 0;
+#else
+        return FALSE;
 #endif
 }
 
@@ -103,16 +108,36 @@ static void write_made(Manager *manager)
 
 /* --- the status line --- */
 
+/* In order, and how many. There may be very many more, of which no list is made. */
+static unsigned first_names(Tree *tree, const char *ret_names[static NAMES_MAX])
+{
+        GHashTableIter iter;
+        gpointer name;
+        unsigned n = 0, place;
+
+        g_hash_table_iter_init(&iter, tree->lockspaces);
+        while (g_hash_table_iter_next(&iter, &name, NULL)) {
+                if (n < NAMES_MAX)
+                        n++;
+                else if (strcmp(ret_names[n - 1], name) < 0)
+                        continue;
+                for (place = n - 1; place > 0 && strcmp(ret_names[place - 1], name) > 0; place--)
+                        ret_names[place] = ret_names[place - 1];
+                ret_names[place] = name;
+        }
+        return n;
+}
+
 static char *status_line(Tree *tree)
 {
         Engine *engine = tree->engine;
-        g_autoptr(GList) lockspaces = tree_list_lockspaces(tree);
         GString *line = g_string_new(NULL);
-        unsigned n = 0;
+        const char *names[NAMES_MAX];
+        const unsigned n = first_names(tree, names);
 
         g_string_printf(line, "engine %s, node %u, lockspaces:", engine->ops->name, engine->ops->node(engine));
-        for (GList *l = lockspaces; l && n < NAMES_MAX; l = l->next, n++)
-                g_string_append_printf(line, " %s", ((const Lockspace *)l->data)->name);
+        for (unsigned i = 0; i < n; i++)
+                g_string_append_printf(line, " %s", names[i]);
         if (n == 0)
                 g_string_append(line, " none");
         if (n < g_hash_table_size(tree->lockspaces))
@@ -158,11 +183,12 @@ Manager *manager_new(Tree *tree)
         manager->made_fd = find_made();
         read_made(manager);
         write_made(manager);
-        tree->listing_changed = manager_listing_changed;
-        tree->listing_changed_data = manager;
         if (usec > 0)
                 manager->watchdog_source = g_timeout_add(MAX(usec / 2000, 1), tell_life, NULL);
-        notify(state);
+        if (notify(state)) {
+                tree->listing_changed = manager_listing_changed;
+                tree->listing_changed_data = manager;
+        }
         return manager;
 }
 
