@@ -45,7 +45,7 @@ struct Lockspace {
         GHashTable *resources;                  /* of Resource, by name: listed or looked up */
         GQueue listed;                          /* of these, in the order in which they were */
         GQueue postponed;                       /* of Request: until the release has ended */
-        GArray *saved;                          /* of SavedValue (lockspace.c), during a release */
+        GArray *saved;                          /* of SavedValue (lockspace.c), during a release; after SAVING it does not move */
         unsigned pending;                       /* locks that saving or restoring waits for */
         int status;                             /* of the release, while restoring */
         LockspaceDone *done;                    /* of the release */

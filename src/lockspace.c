@@ -25,8 +25,7 @@
 #define FORCE_RETRY_MS 100
 
 typedef struct SavedValue {
-        Resource *resource;                     /* its lock keeps it */
-        Lock *lock;                             /* to put it back with; the engine has not heard of it */
+        Lock *lock;                             /* to put it back with; keeps the resource; the engine has not heard of it */
         gboolean is_lost;
         uint8_t value[VALUE_LEN];
 } SavedValue;
@@ -252,14 +251,6 @@ static void restore_step_done(Lockspace *lockspace)
                 restore_finished(lockspace);
 }
 
-static SavedValue *find_saved(Lockspace *lockspace, const Resource *resource)
-{
-        for (guint i = 0; i < lockspace->saved->len; i++)
-                if (g_array_index(lockspace->saved, SavedValue, i).resource == resource)
-                        return &g_array_index(lockspace->saved, SavedValue, i);
-        g_assert_not_reached();
-}
-
 /* Back in NL with the value written, or only in NL: a keeper again. */
 static void restored(Lock *lock, int status, void *data)
 {
@@ -279,9 +270,7 @@ static void restored(Lock *lock, int status, void *data)
 /* EX is there, or somebody else has a lock there: then the value lived on with his. */
 static void restore_locked(Lock *lock, int status, void *data)
 {
-        Resource *resource = lock->resource;
-        Lockspace *lockspace = resource->lockspace;
-        const SavedValue *saved = find_saved(lockspace, resource);
+        const SavedValue *saved = data;
 
         lock_set_callbacks(lock, restored, NULL, NULL);
         if (status == 0) {
@@ -292,7 +281,7 @@ static void restore_locked(Lock *lock, int status, void *data)
                 }
                 status = lock_request(lock, MODE_NL, 0);
         } else if (status == -ENOMEM) {         /* nobody has it: once more, with a round through the loop */
-                lock_set_callbacks(lock, restore_locked, NULL, NULL);
+                lock_set_callbacks(lock, restore_locked, NULL, data);
                 status = lock_request(lock, MODE_EX, DLM_LKF_NOQUEUE);
         } else {
                 status = lock_request(lock, MODE_NL, DLM_LKF_EXPEDITE);
@@ -310,15 +299,15 @@ static void restore(Lockspace *lockspace, int status)
                 SavedValue *saved = &g_array_index(lockspace->saved, SavedValue, i);
                 Lock *lock = saved->lock;
 
-                if (!saved->resource->is_listed) {      /* unlinked meanwhile */
+                if (!lock->resource->is_listed) {       /* unlinked meanwhile */
                         lock_drop(lock);
                         continue;
                 }
-                lock_set_callbacks(lock, restore_locked, NULL, NULL);
+                lock_set_callbacks(lock, restore_locked, NULL, saved);
                 lockspace->pending++;
                 status = lock_request(lock, MODE_EX, DLM_LKF_NOQUEUE);
                 if (status < 0)
-                        restore_locked(lock, status, NULL);
+                        restore_locked(lock, status, saved);
         }
         restore_step_done(lockspace);
 }
@@ -401,7 +390,7 @@ static void saved_read(Lock *keeper, int status, void *data)
 {
         Resource *resource = keeper->resource;
         Lockspace *lockspace = resource->lockspace;
-        SavedValue saved = { .resource = resource, .is_lost = keeper->lost || status == -EIO };
+        SavedValue saved = { .is_lost = keeper->lost || status == -EIO };
 
         if (!resource->is_listed)               /* unlinked meanwhile */
                 return nothing_to_save(keeper);

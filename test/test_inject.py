@@ -8,7 +8,7 @@ import pytest
 
 from inject import FITTING_OWN, Life, check_nothing_is_lost, sweep_lockspaces, sweep_locks
 from locking import lock, locks, take, unlock
-from lockspacefs_test import get, make_lockspace, opened
+from lockspacefs_test import get, make_lockspace, opened, put, raises_errno
 
 
 @pytest.mark.parametrize("which", [("read", errno.EINTR, "/dev/fuse"), ("read", errno.EAGAIN, "/dev/fuse"), ("read", errno.ENOMEM, "/dev/fuse"),
@@ -82,3 +82,16 @@ def test_giving_back_needs_no_memory(mount, engine, injector):
     assert locks(lockspace) == []
     life.value = b"one"
     check_nothing_is_lost(life, engine)
+
+
+def test_a_release_that_fails_puts_back_each_value(mount, injector):
+    lockspace = make_lockspace(mount)
+    values = {f"rev-{i}": b"%d" % i for i in range(20)}
+    for name, value in values.items():
+        put(lockspace / ".ex" / name, value)
+    injector.fail("malloc", errno.ENOMEM, skip=10, path=MINE)
+    with raises_errno(errno.ENOMEM):
+        lockspace.rmdir()
+    assert injector.stop() == 1
+    assert {name: get(lockspace / ".pr" / name) for name in values} == values
+    lockspace.rmdir()
