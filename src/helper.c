@@ -1,5 +1,8 @@
 #include "helper.h"
+#include "lockspacefs.h"
+#include "mount-look.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,17 +91,22 @@ typedef struct Mounted {                        /* what a mount says of itself *
 /* In a process of its own, which may hang in a mount that does not answer, and is killed then. */
 static int ask_mount(const char *mountpoint, int fd)
 {
-        g_autofree char *path = g_build_filename(mountpoint, ".status", NULL);
         g_autofree char *text = NULL;
         Mounted mounted = { 0 };
+        size_t left = MOUNT_LOOK_MAX;
         const char *line;
         struct stat st;
+        int root;
 
         alarm(ANSWER_S);
-        if (stat(path, &st) == 0 && g_file_get_contents(path, &text, NULL, NULL) && (line = strstr(text, "\npid "))) {
+        root = open(mountpoint, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (root < 0)
+                return EXIT_FAILURE;
+        if (fstat(root, &st) == 0 && mount_look_read(root, LOCKSPACEFS_STATUS, &left, &text) == 0 && (line = strstr(text, "\npid "))) {
                 mounted.pid = atoi(line + strlen("\npid "));
                 mounted.device = st.st_dev;
         }
+        close(root);
         return write(fd, &mounted, sizeof(mounted)) == sizeof(mounted) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 

@@ -1,4 +1,6 @@
 #include "status-look.h"
+#include "mount-look.h"
+#include "name.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -14,6 +16,7 @@ typedef struct Look {
         JsonArray *problems;
         GHashTable *status;                     /* .status: name to value */
         int root;                               /* the mount's root, O_PATH */
+        size_t left;                            /* to be read */
         gboolean with_locks;
 } Look;
 
@@ -152,31 +155,6 @@ static void judge_cluster(Look *look)
                 add_problem(look, "dlm_controld does not run");
 }
 
-/* --- files --- */
-
-/* The whole of a file whose size is not known. NULL and errno. */
-static char *read_file(int directory, const char *path)
-{
-        g_autoptr(GString) text = g_string_new(NULL);
-        char buffer[65536];
-        int fd = openat(directory, path, O_RDONLY | O_CLOEXEC);
-        ssize_t n;
-
-        if (fd < 0)
-                return NULL;
-        while ((n = read(fd, buffer, sizeof(buffer))) > 0)
-                g_string_append_len(text, buffer, n);
-        if (n < 0) {
-                const int e = errno;
-
-                close(fd);
-                errno = e;
-                return NULL;
-        }
-        close(fd);
-        return g_string_free(g_steal_pointer(&text), FALSE);
-}
-
 static void read_status(Look *look, const char *text)
 {
         g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
@@ -253,13 +231,14 @@ static void set_owner(JsonObject *lockspace, const struct stat *st)
         json_object_set_string_member(lockspace, "mode", mode);
 }
 
-static void set_locks(const Look *look, JsonObject *lockspace, const char *name)
+/* @directory: negative when there is none. */
+static void set_locks(Look *look, JsonObject *lockspace, int directory)
 {
-        g_autofree char *path = g_strdup_printf("%s/.locks", name), *text = read_file(look->root, path);
+        g_autofree char *text = NULL;
 
-        if (text)
+        if (directory >= 0 && mount_look_read(directory, LOCKSPACEFS_LOCKS, &look->left, &text) == 0)
                 json_object_set_array_member(lockspace, "locks", parse_locks(text));
-        else                                    /* we may not, or it has just gone */
+        else                                    /* we may not, it has just gone, or there are too many */
                 json_object_set_null_member(lockspace, "locks");
 }
 
@@ -274,18 +253,21 @@ static void set_field(const Look *look, JsonObject *lockspace, const char *name,
 static JsonObject *look_at_lockspace(Look *look, const char *name)
 {
         JsonObject *lockspace = json_object_new();
+        const int directory = mount_look_open(look->root, name);
         const char *state;
         struct stat st;
 
         set_text(lockspace, "name", name);
         set_field(look, lockspace, name, "state", set_text);
-        if (fstatat(look->root, name, &st, 0) == 0)
+        if (directory >= 0 && fstat(directory, &st) == 0)
                 set_owner(lockspace, &st);
         set_field(look, lockspace, name, "files", set_number);
         set_field(look, lockspace, name, "held", set_number);
         set_field(look, lockspace, name, "waiting", set_number);
         if (look->with_locks)
-                set_locks(look, lockspace, name);
+                set_locks(look, lockspace, directory);
+        if (directory >= 0)
+                close(directory);
         state = json_object_get_string_member(lockspace, "state");
         if (g_str_equal(state, "stopped"))
                 add_problem(look, "lockspace %s is stopped", name);
@@ -306,7 +288,8 @@ static JsonArray *look_at_lockspaces(Look *look)
                 if (!g_str_has_suffix(l->data, suffix))
                         continue;
                 name = g_strndup(l->data, strlen(l->data) - strlen(suffix));
-                json_array_add_object_element(array, look_at_lockspace(look, name));
+                if (lockspace_name_check(name) == 0)
+                        json_array_add_object_element(array, look_at_lockspace(look, name));
         }
         return array;
 }
@@ -353,16 +336,17 @@ JsonObject *status_look(const char *mountpoint, gboolean with_locks)
 {
         g_autofree char *text = NULL;
         struct statfs fs;
-        Look look = { .root = open(mountpoint, O_PATH | O_DIRECTORY | O_CLOEXEC), .with_locks = with_locks };
+        Look look = { .root = open(mountpoint, O_PATH | O_DIRECTORY | O_CLOEXEC), .left = MOUNT_LOOK_MAX, .with_locks = with_locks };
         JsonObject *failed = NULL;
+        int r;
 
         if (look.root < 0 || fstatfs(look.root, &fs) < 0)
                 failed = failed_by_errno(mountpoint, errno);
         else if (fs.f_type != FUSE_SUPER_MAGIC)
                 failed = failed_by_errno(mountpoint, ENOENT);
-        else if (!(text = read_file(look.root, ".status")))
-                failed = failed_by_errno(mountpoint, errno);
-        if (failed && look.root >= 0 && faccessat(look.root, ".locks", F_OK, 0) == 0) {
+        else if ((r = mount_look_read(look.root, LOCKSPACEFS_STATUS, &look.left, &text)) < 0)
+                failed = failed_by_errno(mountpoint, -r);
+        if (failed && look.root >= 0 && faccessat(look.root, LOCKSPACEFS_LOCKS, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
                 json_object_unref(failed);
                 failed = status_look_failed(mountpoint, HEALTH_DOWN, "no lockspacefs is mounted there, it is a lockspace of one: name the mount point");
         }

@@ -37,6 +37,7 @@ VALUE_LEN = 32
 _libc = ctypes.CDLL(None, use_errno=True)
 _MNT_DETACH, _MNT_EXPIRE = 2, 4
 _PR_SET_PDEATHSIG = 1
+_IN_OPEN = 0x20
 _TROUBLE = re.compile(r"(WARNING|CRITICAL|ERROR) \*\*|Sanitizer|runtime error:")
 
 
@@ -133,6 +134,21 @@ def get(path):
 def touch(path):
     with opened(path, os.O_WRONLY | os.O_CREAT):
         pass
+
+
+@contextlib.contextmanager
+def never_opened(path):
+    """Nobody opens it in the body. Whoever opens a FIFO there need not wait for another to do so."""
+    watch = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        with opened(path, os.O_RDWR):
+            assert _libc.inotify_add_watch(watch, os.fsencode(path), _IN_OPEN) > 0
+            yield
+            assert not wait_for_poll(watch, select.POLLIN, 0), f"{path} was opened"
+            with opened(path, os.O_RDWR):
+                assert wait_for_poll(watch, select.POLLIN, 0), "it would not have been seen"
+    finally:
+        os.close(watch)
 
 
 @contextlib.contextmanager
@@ -457,6 +473,23 @@ def is_in_use(path):
     number = ctypes.get_errno()
     assert number in (errno.EBUSY, errno.EAGAIN), os.strerror(number)
     return number == errno.EBUSY
+
+
+@contextlib.contextmanager
+def impostor(helpers, directory):
+    """A mount on directory/"dlm" that looks like ours, and shows what is in directory/"shown"."""
+    shown, mountpoint = directory / "shown", directory / "dlm"
+    shown.mkdir()
+    mountpoint.mkdir()
+    process = subprocess.Popen([helpers / "impostor", shown, mountpoint], stdin=subprocess.DEVNULL)
+    try:
+        assert wait_until_mounted(mountpoint, process.pid)
+        yield shown, mountpoint
+    finally:
+        process.kill()
+        process.wait()
+        if is_mounted(mountpoint):
+            umount(mountpoint, lazily=True)
 
 
 def trouble_in(log):

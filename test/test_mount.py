@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from lockspacefs_test import NOBODY, SOMEBODY, TIMEOUT, daemon_path, wait_until
+from lockspacefs_test import NOBODY, SOMEBODY, TIMEOUT, daemon_path, never_opened, wait_until
 
 HELPERS = ["mount.lockspacefs", "mount.fuse.lockspacefs", "umount.fuse.lockspacefs"]
 USAGE, FAILURE = 1, 32                          # as mount(8) has them
@@ -145,6 +145,28 @@ def test_umount_does_not_wait_for_a_daemon_that_hangs(machine):
     assert machine.mounted() == []
     machine.check("pkill -CONT -x lockspacefs")
     wait_until(lambda: machine.daemons() == [])
+
+
+@pytest.fixture
+def start_impostor(machine, helpers):
+    """Mount what looks like ours, and shows what is in the directory that this returns."""
+    def start():
+        shown = machine.directory / "shown"
+        shown.mkdir()
+        machine.check(f"{helpers}/impostor {shown} {machine.dlm} >{machine.directory}/impostor.log 2>&1 &")
+        wait_until(lambda: [kind for _, kind, _ in machine.mounted()] == ["fuse.lockspacefs"])
+        return shown
+    return start
+
+
+def test_umount_follows_no_link(machine, start_impostor):
+    """Whoever mounted it may be anybody, and we are root."""
+    fifo = machine.directory / "outside"
+    os.mkfifo(fifo)
+    (start_impostor() / ".status").symlink_to(fifo)
+    with never_opened(fifo):
+        machine.check(f"timeout {TIMEOUT / 3} umount -c {machine.dlm}")
+        assert machine.mounted() == []
 
 
 ELSEWHERE = {

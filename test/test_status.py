@@ -1,5 +1,6 @@
 """`lockspacefs status`, for people and for machines."""
 
+import errno
 import json
 import os
 import re
@@ -11,8 +12,8 @@ import time
 import pytest
 
 from locking import WAYS, by, let_go, start_waiter, taken
-from lockspacefs_test import (NOBODY, SOMEBODY, daemon_path, is_in_use, lockspacefs, make_lockspace, opened, shell, status, touch,
-                              umount, wait_until)
+from lockspacefs_test import (NOBODY, SOMEBODY, daemon_path, impostor, is_in_use, lockspacefs, make_lockspace, never_opened, opened,
+                              shell, status, touch, umount, wait_until)
 
 HEALTHY, DEGRADED, DOWN, UNKNOWN = range(4)
 
@@ -303,3 +304,73 @@ def test_a_daemon_that_is_to_end_is_degraded(make_daemon):
     os.close(fd)
     os.close(inside)
     assert daemon.wait() == 0
+
+
+# --- what only looks like lockspacefs ------------------------------------------
+
+STATUS = "version 1\npid 1\nengine local\nending no\n"
+LOCKS = "resource\tstate\tmode\twanted\tnode\tpid\tcommand\tby\tseconds\nsecret\theld\tEX\t-\t1\t1\tsh\topen\t1\n"
+
+
+def show_lockspace(shown):
+    (shown / ".status").write_text(STATUS + "web/state active\n")
+    (shown / "web").mkdir()
+
+
+def test_a_mount_of_our_type_is_read_as_ours(directory, helpers):
+    """So that the tests below test something."""
+    with impostor(helpers, directory) as (shown, mountpoint):
+        show_lockspace(shown)
+        (shown / "web" / ".locks").write_text(LOCKS)
+        found = lockspace_in(look(mountpoint), "web")
+        assert (found["uid"], [row["resource"] for row in found["locks"]]) == (0, ["secret"])
+
+
+def test_no_link_is_followed(directory, helpers):
+    fifo = directory / "outside"
+    os.mkfifo(fifo)
+    with impostor(helpers, directory) as (shown, mountpoint):
+        (shown / ".status").symlink_to(fifo)
+        with never_opened(fifo):
+            said = f"{mountpoint}: down: no lockspacefs is mounted there\n"
+            assert text_of(mountpoint, "-q", code=DOWN) == said
+            assert said in run_status("-q").stdout
+        (shown / ".status").unlink()
+        show_lockspace(shown)
+        (shown / "web" / ".locks").symlink_to(fifo)
+        with never_opened(fifo):
+            assert lockspace_in(look(mountpoint), "web")["locks"] is None
+
+
+def test_a_fifo_is_not_waited_for(directory, helpers):
+    with impostor(helpers, directory) as (shown, mountpoint):
+        os.mkfifo(shown / ".status")
+        assert text_of(mountpoint, "-q", code=DOWN) == f"{mountpoint}: down: no lockspacefs is mounted there\n"
+
+
+@pytest.mark.parametrize("name", ["web", "../outside", "../../{top}/outside", ".", "..", ""])
+def test_no_lockspace_is_elsewhere(directory, helpers, name):
+    """Neither by a link nor by its name."""
+    outside = directory / "outside"
+    outside.mkdir()
+    (outside / ".locks").write_text(LOCKS)
+    name = name.format(top=directory.name)
+    with impostor(helpers, directory) as (shown, mountpoint):
+        (shown / ".status").write_text(f"{STATUS}{name}/state active\n")
+        (shown / "web").symlink_to(outside)
+        with never_opened(outside / ".locks"):
+            found = look(mountpoint)["lockspaces"]
+            assert [lockspace["name"] for lockspace in found] == (["web"] if name == "web" else [])
+            assert all(lockspace["locks"] is None and "uid" not in lockspace for lockspace in found)
+
+
+def test_what_does_not_end_is_not_read(directory, helpers):
+    with impostor(helpers, directory) as (shown, mountpoint):
+        (shown / ".status").touch()
+        os.truncate(shown / ".status", 1 << 40)
+        assert text_of(mountpoint, "-q", code=DOWN) == f"{mountpoint}: down: {os.strerror(errno.EFBIG)}\n"
+        (shown / ".status").unlink()
+        show_lockspace(shown)
+        (shown / "web" / ".locks").touch()
+        os.truncate(shown / "web" / ".locks", 1 << 40)
+        assert lockspace_in(look(mountpoint), "web")["locks"] is None
