@@ -1,8 +1,8 @@
 #include "command.h"
+#include "mount-look.h"
 #include "status-look.h"
 #include "status-text.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <gio/gunixmounts.h>
 #include <locale.h>
 #include <poll.h>
@@ -23,7 +23,7 @@
 
 typedef struct Task {                           /* one mount */
         char *mountpoint;
-        pid_t pid;
+        pid_t pid;                              /* negative: there is no child */
         int fd;                                 /* -1: read to the end */
         GString *said;
 } Task;
@@ -39,20 +39,17 @@ typedef struct StatusOptions {
 
 /* --- looking, each in a child --- */
 
-static G_NORETURN void look(const Task *task, int fd, gboolean with_locks)
+static G_NORETURN void look(const Task *task, gboolean with_locks)
 {
-        const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
         g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
         g_autofree char *text = NULL;
         size_t done = 0, size;
         ssize_t n;
 
-        for (int i = 0; i < 3; i++)             /* whoever reads what we print must not wait for the child */
-                dup2(null, i);
         json_node_take_object(root, status_look(task->mountpoint, with_locks));
         text = json_to_string(root, FALSE);
         size = strlen(text);
-        while (done < size && (n = write(fd, text + done, size - done)) > 0)
+        while (done < size && (n = write(task->fd, text + done, size - done)) > 0)
                 done += n;
         _exit(EXIT_SUCCESS);
 }
@@ -60,20 +57,13 @@ static G_NORETURN void look(const Task *task, int fd, gboolean with_locks)
 static Task *task_new(const char *mountpoint, gboolean with_locks)
 {
         Task *task = g_new0(Task, 1);
-        int fds[2];
 
         task->mountpoint = g_strdup(mountpoint);
         task->said = g_string_new(NULL);
         task->fd = -1;
-        if (pipe2(fds, O_CLOEXEC) < 0)
-                return task;
-        task->pid = fork();
-        if (task->pid == 0) {
-                close(fds[0]);
-                look(task, fds[1], with_locks);
-        }
-        close(fds[1]);
-        task->fd = fds[0];
+        task->pid = mount_look_fork(&task->fd);
+        if (task->pid == 0)
+                look(task, with_locks);
         return task;
 }
 

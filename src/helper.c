@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #define ANSWER_S 2                              /* for a mount to say whose it is */
+#define KILL_S 1                                /* for a process to end that is killed */
 #define END_S 60                                /* for the daemon to release its lockspaces and end */
 
 Helper helper_of(const char *program)
@@ -88,18 +90,24 @@ typedef struct Mounted {                        /* what a mount says of itself *
         dev_t device;
 } Mounted;
 
-/* In a process of its own, which may hang in a mount that does not answer, and is killed then. */
-static int ask_mount(const char *mountpoint, int fd)
+/* The mount, at a place that is ours alone if we may make one: a look that hangs at the real one makes it busy. */
+static int open_mount(const char *mountpoint)
 {
+        const int fd = open_tree(AT_FDCWD, mountpoint, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW);
+
+        return fd >= 0 ? fd : open(mountpoint, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/* In a process of its own, which may hang in a mount that does not answer. */
+static int look(const char *mountpoint, int fd)
+{
+        const int root = open_mount(mountpoint);
         g_autofree char *text = NULL;
         Mounted mounted = { 0 };
         size_t left = MOUNT_LOOK_MAX;
         const char *line;
         struct stat st;
-        int root;
 
-        alarm(ANSWER_S);
-        root = open(mountpoint, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (root < 0)
                 return EXIT_FAILURE;
         if (fstat(root, &st) == 0 && mount_look_read(root, LOCKSPACEFS_STATUS, &left, &text) == 0 && (line = strstr(text, "\npid "))) {
@@ -108,6 +116,45 @@ static int ask_mount(const char *mountpoint, int fd)
         }
         close(root);
         return write(fd, &mounted, sizeof(mounted)) == sizeof(mounted) ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+static gboolean wait_for_end(int pidfd, int seconds)
+{
+        struct pollfd event = { .fd = pidfd, .events = POLLIN };
+        int r;
+
+        do
+                r = poll(&event, 1, seconds * 1000);
+        while (r < 0 && errno == EINTR);
+        return r > 0;
+}
+
+/* FALSE: it says nothing. */
+static gboolean ask_mount(const char *mountpoint, Mounted *ret_mounted)
+{
+        Mounted mounted;
+        gboolean ok;
+        int fd, pidfd;
+        pid_t child;
+
+        child = mount_look_fork(&fd);
+        if (child == 0)
+                _exit(look(mountpoint, fd));
+        if (child < 0)
+                return FALSE;
+        pidfd = syscall(SYS_pidfd_open, child, 0);
+        ok = wait_for_end(pidfd, ANSWER_S);
+        if (!ok) {
+                kill(child, SIGKILL);
+                wait_for_end(pidfd, KILL_S);
+        }
+        waitpid(child, NULL, WNOHANG);
+        ok = ok && read(fd, &mounted, sizeof(mounted)) == sizeof(mounted);
+        if (ok)
+                *ret_mounted = mounted;
+        close(pidfd);
+        close(fd);
+        return ok;
 }
 
 /* It was bound to another place as well, or is there in another mount namespace:
@@ -133,22 +180,10 @@ static gboolean is_mounted_elsewhere(dev_t device)
 static int open_daemon(const char *mountpoint, dev_t *ret_device)
 {
         g_autofree char *comm_path = NULL, *comm = NULL;
-        Mounted mounted = { 0 };
-        pid_t child;
-        int fds[2], fd;
+        Mounted mounted;
+        int fd;
 
-        if (pipe(fds) < 0)
-                return -1;
-        child = fork();
-        if (child == 0)
-                _exit(ask_mount(mountpoint, fds[1]));
-        close(fds[1]);
-        if (child < 0 || read(fds[0], &mounted, sizeof(mounted)) != sizeof(mounted))
-                mounted.pid = 0;
-        close(fds[0]);
-        if (child > 0)
-                waitpid(child, NULL, 0);
-        if (mounted.pid <= 0)
+        if (!ask_mount(mountpoint, &mounted) || mounted.pid <= 0)
                 return -1;
         fd = syscall(SYS_pidfd_open, mounted.pid, 0);
         /* It may be in other namespaces, or lie: what has another name is not waited for. */
@@ -163,13 +198,7 @@ static int open_daemon(const char *mountpoint, dev_t *ret_device)
 
 static int wait_for_daemon(int pidfd, const char *mountpoint)
 {
-        struct pollfd event = { .fd = pidfd, .events = POLLIN };
-        int r;
-
-        do
-                r = poll(&event, 1, END_S * 1000);
-        while (r < 0 && errno == EINTR);
-        if (r > 0)
+        if (wait_for_end(pidfd, END_S))
                 return EXIT_SUCCESS;
         fprintf(stderr, "umount: %s is unmounted, but after %d seconds lockspacefs is still releasing its lockspaces\n", mountpoint, END_S);
         return EXIT_HELPER_FAILURE;

@@ -5,6 +5,29 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+pid_t mount_look_fork(int *ret_fd)
+{
+        int fds[2], null;
+        pid_t pid;
+
+        if (pipe2(fds, O_CLOEXEC) < 0)
+                return -1;
+        pid = fork();
+        if (pid < 0) {
+                close(fds[0]);
+                close(fds[1]);
+                return -1;
+        }
+        if (pid == 0) {
+                null = open("/dev/null", O_RDWR | O_CLOEXEC);
+                for (int i = 0; i < 3; i++)
+                        dup2(null, i);
+        }
+        close(fds[pid == 0 ? 0 : 1]);
+        *ret_fd = fds[pid == 0 ? 1 : 0];
+        return pid;
+}
+
 /* This needs no openat2(2): one name that is not followed leads nowhere else. A
  * device cannot be opened before we see that it is one: users' mounts are nodev. */
 static int open_here(int directory, const char *name, int flags, mode_t type)

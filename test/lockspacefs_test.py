@@ -476,12 +476,12 @@ def is_in_use(path):
 
 
 @contextlib.contextmanager
-def impostor(helpers, directory):
+def impostor(helpers, directory, *arguments):
     """A mount on directory/"dlm" that looks like ours, and shows what is in directory/"shown"."""
     shown, mountpoint = directory / "shown", directory / "dlm"
     shown.mkdir()
     mountpoint.mkdir()
-    process = subprocess.Popen([helpers / "impostor", shown, mountpoint], stdin=subprocess.DEVNULL)
+    process = subprocess.Popen([helpers / "impostor", shown, mountpoint, *arguments], stdin=subprocess.DEVNULL)
     try:
         assert wait_until_mounted(mountpoint, process.pid)
         yield shown, mountpoint

@@ -150,10 +150,10 @@ def test_umount_does_not_wait_for_a_daemon_that_hangs(machine):
 @pytest.fixture
 def start_impostor(machine, helpers):
     """Mount what looks like ours, and shows what is in the directory that this returns."""
-    def start():
+    def start(*arguments):
         shown = machine.directory / "shown"
         shown.mkdir()
-        machine.check(f"{helpers}/impostor {shown} {machine.dlm} >{machine.directory}/impostor.log 2>&1 &")
+        machine.check(f"{helpers}/impostor {shown} {machine.dlm} {' '.join(arguments)} >{machine.directory}/impostor.log 2>&1 &")
         wait_until(lambda: [kind for _, kind, _ in machine.mounted()] == ["fuse.lockspacefs"])
         return shown
     return start
@@ -167,6 +167,16 @@ def test_umount_follows_no_link(machine, start_impostor):
     with never_opened(fifo):
         machine.check(f"timeout {TIMEOUT / 3} umount -c {machine.dlm}")
         assert machine.mounted() == []
+
+
+def test_umount_of_a_mount_that_never_answers(machine, start_impostor):
+    """The look at it does not even end by SIGKILL, and is not in the way of umount."""
+    (start_impostor("mute") / ".status").write_text("version 1\npid 1\n")
+    machine.check(f"timeout {TIMEOUT / 3} umount -c {machine.dlm}")
+    assert machine.mounted() == []
+    assert len(machine.daemons()) == 1          # it is the look: we have one name
+    machine.check("pkill -KILL -x impostor")
+    wait_until(lambda: machine.daemons() == [], what="the end of the look")
 
 
 ELSEWHERE = {

@@ -13,7 +13,7 @@ import pytest
 
 from locking import WAYS, by, let_go, start_waiter, taken
 from lockspacefs_test import (NOBODY, SOMEBODY, daemon_path, impostor, is_in_use, lockspacefs, make_lockspace, never_opened, opened,
-                              shell, status, touch, umount, wait_until)
+                              processes_with, shell, status, touch, umount, wait_until)
 
 HEALTHY, DEGRADED, DOWN, UNKNOWN = range(4)
 
@@ -374,3 +374,12 @@ def test_what_does_not_end_is_not_read(directory, helpers):
         (shown / "web" / ".locks").touch()
         os.truncate(shown / "web" / ".locks", 1 << 40)
         assert lockspace_in(look(mountpoint), "web")["locks"] is None
+
+
+def test_a_mount_that_never_answers(directory, helpers):
+    """Its look does not even end by SIGKILL."""
+    with impostor(helpers, directory, "mute") as (shown, mountpoint):
+        (shown / ".status").write_text(STATUS)
+        assert text_of(mountpoint, "-q", "-w", "1", code=DOWN) == f"{mountpoint}: down: no answer within 1 s\n"
+        assert is_in_use(mountpoint)
+    wait_until(lambda: not processes_with(mountpoint), what="the end of the look")
