@@ -14,9 +14,10 @@ char *process_command(pid_t pid);
 /* Is the thread in a call of fcntl(2) with F_OFD_*? proc_pid_syscall(5): FUSE
  * itself does not say, and a process owns POSIX locks but not OFD locks. */
 gboolean caller_is_ofd(pid_t tid);
-/* Is the thread, which seems to open a file without O_LARGEFILE, in a call of
- * ioctl(2) instead? */
-gboolean caller_is_in_ioctl(pid_t tid);
+/* Is the thread, of which an open without O_LARGEFILE came, in a call that
+ * opens so, which is open(2) of an old 32-bit program? Else it is in another
+ * one, for which the kernel opens the file by itself. */
+gboolean caller_is_in_open(pid_t tid);
 
 typedef struct ProcessEntry {                   /* proc_pid_stat(5) */
         pid_t pid, parent, session;

@@ -445,6 +445,19 @@ static void open_file(fuse_req_t req, Resource *resource, struct fuse_file_info 
                 handle_free(handle);
 }
 
+/* For ioctl(2) of file flags, as by lsattr(1), and for file_getattr(2) the kernel opens a file by itself, without
+ * O_LARGEFILE, and for the latter without a look at its permissions. Such an open takes no lock: it could wait for its
+ * caller's own. New calls may come that do the same, so what counts is who opens like that on purpose. */
+static void open_mode(fuse_req_t req, Resource *resource, View view, struct fuse_file_info *fi)
+{
+        if (fi->flags == 0 && !caller_may_read(req, resource, view))
+                reply_result(req, "open", -EACCES);
+        else if (fi->flags == 0 && !caller_is_in_open(fuse_req_ctx(req)->pid))
+                reply_result(req, "open", -ENOTTY);
+        else
+                request_open_mode(req, resource, view - VIEW_MODES, fi);
+}
+
 static void open_control(fuse_req_t req, Lockspace *lockspace, View view, struct fuse_file_info *fi)
 {
         if (view == VIEW_FORCE)
@@ -474,10 +487,8 @@ static void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
                 reply_result(req, "open", -ESHUTDOWN);
         else if (view == VIEW_SELF)
                 open_file(req, (Resource *)node, fi);
-        else if (fi->flags == 0 && caller_is_in_ioctl(fuse_req_ctx(req)->pid))
-                reply_result(req, "open", -ENOTTY);     /* lsattr(1): the kernel's own open, it must not wait for its file's lock */
         else
-                request_open_mode(req, (Resource *)node, view - VIEW_MODES, fi);
+                open_mode(req, (Resource *)node, view, fi);
 }
 
 static void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)

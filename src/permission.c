@@ -31,7 +31,8 @@ static int in_group(fuse_req_t req, gid_t gid)
         return n < 0 ? -1 : 0;
 }
 
-gboolean caller_may_write(fuse_req_t req, const Resource *resource, int open_flags)
+/* @bit: of others, 4 to read and 2 to write. */
+static gboolean caller_may(fuse_req_t req, const Resource *resource, View view, mode_t bit)
 {
         const uid_t caller = fuse_req_ctx(req)->uid;
         gboolean group_may, others_may;
@@ -39,13 +40,13 @@ gboolean caller_may_write(fuse_req_t req, const Resource *resource, int open_fla
         uid_t uid;
         gid_t gid;
 
-        if (caller == 0 || (open_flags & O_ACCMODE) != O_RDONLY)
+        if (caller == 0)
                 return TRUE;
-        resource_get_attr(resource, VIEW_SELF, &uid, &gid, &mode);
+        resource_get_attr(resource, view, &uid, &gid, &mode);
         if (caller == uid)
-                return (mode & 0200) != 0;
-        group_may = (mode & 020) != 0;
-        others_may = (mode & 02) != 0;
+                return (mode & bit << 6) != 0;
+        group_may = (mode & bit << 3) != 0;
+        others_may = (mode & bit) != 0;
         if (group_may == others_may)            /* no need to read /proc */
                 return others_may;
         switch (in_group(req, gid)) {
@@ -56,4 +57,14 @@ gboolean caller_may_write(fuse_req_t req, const Resource *resource, int open_fla
         default:
                 return FALSE;                   /* in another pid namespace: the safe answer */
         }
+}
+
+gboolean caller_may_write(fuse_req_t req, const Resource *resource, int open_flags)
+{
+        return (open_flags & O_ACCMODE) != O_RDONLY || caller_may(req, resource, VIEW_SELF, 02);
+}
+
+gboolean caller_may_read(fuse_req_t req, const Resource *resource, View view)
+{
+        return caller_may(req, resource, view, 04);
 }

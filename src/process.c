@@ -80,13 +80,31 @@ gboolean caller_is_ofd(pid_t tid)
                (command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK);
 }
 
-gboolean caller_is_in_ioctl(pid_t tid)
+/* The calls that open without O_LARGEFILE. A 64-bit kernel adds it to all that can open but those of old 32-bit programs,
+ * which have numbers of their own. */
+static const long small_opens[] = {
+#if defined(__x86_64__)
+        5, 295, 342,                            /* i386: open, openat, open_by_handle_at */
+#elif defined(__aarch64__)
+        5, 322, 371,                            /* arm: the same */
+#else                                           /* we are such a program, or the numbers are the same for both */
+#ifdef SYS_open
+        SYS_open,
+#endif
+        SYS_openat, SYS_openat2, SYS_open_by_handle_at,
+#endif
+};
+
+gboolean caller_is_in_open(pid_t tid)
 {
         char text[256];
 
         if (!read_syscall(tid, text, sizeof(text)))
-                return sizeof(long) == 8;       /* it is not for us to see: all but old 32-bit programs open with O_LARGEFILE */
-        return atol(text) == SYS_ioctl;
+                return sizeof(long) == 4;       /* it is not for us to see: with 64 bits such programs are rare */
+        for (size_t i = 0; i < G_N_ELEMENTS(small_opens); i++)
+                if (atol(text) == small_opens[i])
+                        return TRUE;
+        return FALSE;
 }
 
 GArray *process_list(void)

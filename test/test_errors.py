@@ -5,6 +5,7 @@ import errno
 import fcntl
 import mmap
 import os
+import platform
 import select
 import signal
 import socket
@@ -14,15 +15,15 @@ import subprocess
 
 import pytest
 
-from lockspacefs_test import (MODES, TIMEOUT, Child, get, make_lockspace, opened, put, raises_errno, shell, touch,
-                              wait_for_poll)
+from lockspacefs_test import (MODES, NOBODY, TIMEOUT, Child, get, locks, make_lockspace, opened, put, raises_errno, run_as, shell,
+                              touch, wait_for_poll)
 
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FIEMAP, FICLONE = 0x80086601, 0x40086602, 0xc020660b, 0x40049409
 FIBMAP, FIGETBSZ, TCGETS = 1, 2, 0x5401
-OPENAT2 = 437                                   # the same number everywhere
+OPENAT2, FILE_GETATTR, FILE_SETATTR = 437, 468, 469     # the same numbers everywhere
 F_SETLEASE, F_NOTIFY = 1024, 1026
 IN_CREATE, IN_DELETE = 0x100, 0x200
 REFUSED = (errno.EPERM, errno.EACCES)
@@ -228,6 +229,69 @@ def test_an_ioctl_in_a_mode_directory_never_waits_whatever_wakes_its_caller(lock
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     Child(ask).join()
+
+
+def file_attributes(number, path):
+    """file_getattr(2) or file_setattr(2), or OSError. Linux before 6.17 says ENOSYS."""
+    call("syscall", number, AT_FDCWD, os.fsencode(path), bytes(24), ctypes.c_size_t(24), 0)
+
+
+def nobody_waits_for(fd, lockspace):
+    """It is the only lock, and nobody has waited for it either."""
+    return len(locks(lockspace)) == 1 and wait_for_poll(fd, select.POLLPRI, 0) == 0
+
+
+@pytest.mark.parametrize("number", [FILE_GETATTR, FILE_SETATTR], ids=["get", "set"])
+def test_file_attributes_are_not_supported_and_take_no_lock(lockspace, job, number):
+    """For these calls, too, the kernel opens the file once more."""
+    def ask(peer):
+        with opened(lockspace / ".ex" / "job") as fd:
+            for place in [".ex/job", ".nl/job", "job"]:
+                with raises_errno(errno.EOPNOTSUPP, errno.ENOSYS):
+                    file_attributes(number, lockspace / place)
+            assert nobody_waits_for(fd, lockspace)
+
+    Child(ask).join()
+
+
+@pytest.mark.parametrize("number, refusal", [(FILE_GETATTR, errno.EACCES), (FILE_SETATTR, errno.EPERM)], ids=["get", "set"])
+def test_file_attributes_take_no_lock_for_who_may_not_have_it(lockspace, job, number, refusal):
+    """The kernel looks at no permission of the file for them."""
+    job.chmod(0o600)
+    with opened(lockspace / ".ex" / "job") as fd:
+        for mode in MODES:
+            with raises_errno(refusal, errno.ENOSYS):
+                run_as(NOBODY, lambda: file_attributes(number, lockspace / f".{mode}" / "job"))
+        assert nobody_waits_for(fd, lockspace)
+
+
+@pytest.mark.parametrize("bits, expected", [(0o600, [errno.EACCES]), (0o644, [errno.ENOTTY, errno.EOPNOTSUPP])],
+                         ids=["closed", "readable"])
+def test_file_flags_of_an_inherited_descriptor_are_for_who_may_open_it(lockspace, job, bits, expected):
+    job.chmod(bits)
+    with opened(lockspace / ".pr" / "job", os.O_RDONLY) as fd:
+        with raises_errno(*expected):
+            Child(lambda peer: fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8)), uid=NOBODY, keep=[fd]).join()
+        assert nobody_waits_for(fd, lockspace)
+
+
+@pytest.mark.parametrize("how", ["open", "openat"])
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="has no int 0x80")
+def test_an_old_32_bit_program_opens_in_a_mode_directory(lockspace, job, helpers, how):
+    """It knows no O_LARGEFILE, like the kernel's own opens. Where nothing tells them apart it is refused."""
+    expected = "opened" if os.path.exists("/proc/self/syscall") else "ENOTTY"
+    with subprocess.Popen([helpers / "int80", how, lockspace / ".pr" / "job"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as program:
+        assert program.stdout.readline() == f"{expected}\n"
+        assert [(row["mode"], row["pid"]) for row in locks(lockspace)] == ([("PR", program.pid)] if expected == "opened" else [])
+        program.stdin.close()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="has no int 0x80")
+def test_an_ioctl_of_an_old_32_bit_program_does_not_wait_for_its_own_lock(lockspace, job, helpers):
+    done = subprocess.run([helpers / "int80", "flags", lockspace / ".ex" / "job"], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=TIMEOUT, check=True)
+    assert done.stdout in ("ENOTTY\n", "EOPNOTSUPP\n")
 
 
 def test_lsattr_says_so(job):
