@@ -5,14 +5,10 @@
  */
 #include "tree.h"
 
-/* How long the kernel may believe: a directory's entry and the attributes that
- * we notify when they change. */
-#define REPLY_TIMEOUT_S 1.0
-
 void reply_result(fuse_req_t req, const char *what, int status);        /* 0 or a negative errno */
 void reply_node(fuse_req_t req, const char *what, Node *node, View view);       /* an entry: one more lookup */
 void reply_control_node(fuse_req_t req, const char *what, fuse_ino_t ino);      /* of .status or .metrics */
-void reply_attr(fuse_req_t req, const char *what, const Node *node, View view);
+void reply_attr(fuse_req_t req, const char *what, Node *node, View view);
 void reply_control_attr(fuse_req_t req, const char *what, fuse_ino_t ino);
 int reply_open(fuse_req_t req, const struct fuse_file_info *fi);        /* -ENOENT: nobody is there to have it */
 void reply_buffer(fuse_req_t req, const char *what, const char *data, size_t size);

@@ -42,9 +42,13 @@ typedef enum View {
         VIEW_MODES,                             /* VIEW_MODES + LockMode: the mode directory, or what is in it */
         VIEW_FORCE = VIEW_MODES + MODE_COUNT,   /* a lockspace's .force */
         VIEW_LOCKS,                             /* a lockspace's .locks */
+        VIEW_COUNT,
 } View;
 
 #define VIEW_BITS 4
+/* How long the kernel may believe: a directory's entry and the attributes that
+ * we notify when they change. */
+#define REPLY_TIMEOUT_S 1.0
 #define STATUS_INO 2                            /* .status; FUSE_ROOT_ID is 1 */
 #define METRICS_INO 3                           /* .metrics */
 
@@ -113,4 +117,5 @@ gint64 tree_now_us(Tree *tree);                         /* monotonic, as of this
 void tree_new_turn(Tree *tree);                         /* the loop has turned */
 void node_touch(Node *node);                            /* mtime and ctime: now */
 void tree_notify_listing(Tree *tree);                   /* that of the root */
-void tree_notify_attr(Tree *tree, const Node *node);    /* each view of it */
+/* Each view of it, and of what shows its permissions: not for the root. */
+void tree_notify_attr(Tree *tree, const Node *node);

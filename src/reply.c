@@ -42,7 +42,7 @@ static void fill_lockspace(const Node *node, View view, struct stat *st)
         }
 }
 
-static void fill(const Node *node, View view, struct stat *st)
+static void fill(Node *node, View view, struct stat *st)
 {
         memset(st, 0, sizeof(*st));
         st->st_ino = node_ino(node, view);
@@ -51,8 +51,9 @@ static void fill(const Node *node, View view, struct stat *st)
         if (node->kind == NODE_LOCKSPACE) {
                 fill_lockspace(node, view, st);
         } else {
-                const Resource *resource = (const Resource *)node;
+                Resource *resource = (Resource *)node;
 
+                resource->shown_us = tree_now_us(resource->lockspace->tree);
                 resource_get_attr(resource, view, &st->st_uid, &st->st_gid, &st->st_mode);
                 st->st_mode |= S_IFREG;
                 st->st_size = resource->size;
@@ -113,7 +114,7 @@ void reply_control_node(fuse_req_t req, const char *what, fuse_ino_t ino)
         reply_entry(req, &entry);
 }
 
-void reply_attr(fuse_req_t req, const char *what, const Node *node, View view)
+void reply_attr(fuse_req_t req, const char *what, Node *node, View view)
 {
         struct stat st;
 

@@ -693,6 +693,7 @@ static void set_attr_done(void *data, int status, uint32_t id)
                 node->uid = detail->uid;
                 node->gid = detail->gid;
                 node->ctime_ns = time_ns();
+                tree_notify_attr(detail->tree, node);
         }
         if (detail->request && status == 0)
                 reply_attr(detail_take_req(detail), "setattr", node, VIEW_SELF);

@@ -117,6 +117,7 @@ int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
         node_touch(&resource->node);
         show(resource, uid, gid, mode);
         resource->is_made = TRUE;
+        tree_notify_attr(lockspace->tree, &resource->node);     /* the mode directories showed the lockspace's permissions */
         return 0;
 }
 

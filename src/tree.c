@@ -7,6 +7,8 @@
 #include "trace.h"
 #include <string.h>
 
+#define FRESH_US (G_TIME_SPAN_SECOND + (gint64)(REPLY_TIMEOUT_S * G_TIME_SPAN_SECOND))  /* answers take their time, too */
+
 /* --- inodes --- */
 
 fuse_ino_t node_ino(const Node *node, View view)
@@ -71,17 +73,40 @@ void tree_notify_listing(Tree *tree)
                 tree->listing_changed(tree->listing_changed_data);
 }
 
-void tree_notify_attr(Tree *tree, const Node *node)
+static void notify_views(Tree *tree, const Node *node, unsigned views)
 {
-        unsigned views = 1;
-
-        if (!tree->notify.attr)
-                return;
-        if (node->kind == NODE_RESOURCE)
-                views = ((const Resource *)node)->views;
         for (unsigned view = 0; views; view++, views >>= 1)
                 if (views & 1)
                         tree->notify.attr(tree->notify.data, node_ino(node, view));
+}
+
+/* And the names in it that are not listed, which have its permissions. There may be very many: it is told once of each that
+ * it has asked for lately, and that costs no more than its asking did. */
+static void notify_lockspace(Tree *tree, const Lockspace *lockspace)
+{
+        GHashTableIter iter;
+        gpointer key;
+
+        notify_views(tree, &lockspace->node, (1u << VIEW_COUNT) - 1);
+        g_hash_table_iter_init(&iter, lockspace->resources);
+        while (g_hash_table_iter_next(&iter, &key, NULL)) {
+                Resource *resource = key;
+
+                if (resource->is_listed || tree_now_us(tree) - resource->shown_us > FRESH_US)
+                        continue;
+                resource->shown_us = 0;
+                notify_views(tree, &resource->node, resource->views);
+        }
+}
+
+void tree_notify_attr(Tree *tree, const Node *node)
+{
+        if (!tree->notify.attr)
+                return;
+        if (node->kind == NODE_RESOURCE)
+                notify_views(tree, node, ((const Resource *)node)->views);
+        else
+                notify_lockspace(tree, (const Lockspace *)node);
 }
 
 /* --- all lockspaces --- */

@@ -260,6 +260,46 @@ def test_fcntl_needs_the_matching_open_mode(lockspace):
         fcntl.lockf(fd, fcntl.LOCK_SH)
 
 
+# --- from one moment to the next -------------------------------------------------
+# The kernel asks for what it has seen less than a second ago only if it is told to.
+
+def owners_and_modes(paths):
+    return {str(path): (seen.st_uid, seen.st_gid, oct(stat.S_IMODE(seen.st_mode))) for path in paths for seen in [path.stat()]}
+
+
+def test_all_that_is_in_a_lockspace_has_its_new_owner_at_once(lockspace):
+    paths = [lockspace, *(lockspace / name for name in [".force", ".locks"]), *(lockspace / f".{mode}" for mode in MODES),
+             *(lockspace / f".{mode}" / "unlisted" for mode in MODES)]
+    before = owners_and_modes(paths)
+    os.chown(lockspace, SOMEBODY, GROUP)
+    assert owners_and_modes(paths) == {path: (SOMEBODY, GROUP, mode) for path, (_, _, mode) in before.items()}
+
+
+def test_a_lockspace_that_is_closed_is_closed_at_once(lockspace):
+    """With its mode directories, and the names in them that are not listed."""
+    def opens():
+        return [mode for mode in MODES if errno_of(open_and_lock, lockspace / f".{mode}" / "unlisted", os.O_RDONLY) == 0]
+
+    assert run_as(NOBODY, opens) == MODES
+    lockspace.chmod(0o775)
+    assert run_as(NOBODY, opens) == READ_IS_ENOUGH
+    lockspace.chmod(0o777)
+    assert run_as(NOBODY, opens) == MODES
+    with opened(lockspace / ".ex", os.O_RDONLY) as directory:   # for who is in already, too
+        lockspace.chmod(0o700)
+        with raises_errno(errno.EACCES):
+            Child(lambda peer: os.open("unlisted", os.O_RDWR, dir_fd=directory), uid=NOBODY, keep=[directory]).join()
+
+
+def test_a_name_that_is_made_has_its_own_permissions_at_once(lockspace):
+    paths = [lockspace / f".{mode}" / "job" for mode in MODES]
+    assert {mode for _, _, mode in owners_and_modes(paths).values()} == {oct(0o666)}
+    os.close(os.open(lockspace / "job", os.O_RDWR | os.O_CREAT, 0o600))
+    assert {mode for _, _, mode in owners_and_modes(paths).values()} == {oct(0o600)}
+    (lockspace / "job").unlink()
+    assert {mode for _, _, mode in owners_and_modes(paths).values()} == {oct(0o666)}
+
+
 GROUP_CASES = {                                 # uid, gid, supplementary groups, as which class of 0640 SOMEBODY:GROUP
     "owner": (SOMEBODY, SOMEBODY, [], "owner"),
     "primary group": (NOBODY, GROUP, [], "group"),
