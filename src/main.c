@@ -434,7 +434,7 @@ int main(int argc, char **argv)
         gboolean ok;
         int status;
 
-        if (run_command(argc, argv, &status))
+        if (!helper && run_command(argc, argv, &status))        /* what mount(8) says first is a source */
                 return status;
         umask(0);                               /* modes are the caller's business */
         signal(SIGPIPE, SIG_IGN);

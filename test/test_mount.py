@@ -276,6 +276,13 @@ def test_the_helper_says_what_is_wrong(machine, arguments, code, reason):
     assert machine.mounted() == []
 
 
+@pytest.mark.parametrize("source", ["run", "status"])
+def test_a_source_may_have_the_name_of_a_command(machine, source):
+    machine.check(f"cd {machine.directory}; mount -t lockspacefs {source} {machine.dlm} -o {machine.options}")   # there is a /run
+    assert machine.check(f"grep ' {machine.dlm} ' /proc/self/mounts").startswith(f"{source} ")
+    use(machine)
+
+
 def test_mount_f_only_tries(machine):
     machine.check(f"mount -f -t lockspacefs none {machine.dlm} -o {machine.options}")
     machine.check(f"mount.lockspacefs none {machine.dlm} -fnsv -t lockspacefs -o rw,{machine.options}")
