@@ -41,12 +41,14 @@ struct Lock {
         LockBy by : 8;
         LockMode mode : 8;                      /* held; NL when nothing is */
         LockMode wanted : 8;                    /* of LOCKING and CONVERTING */
+        LockMode back : 8;                      /* of one that is_cancelled: what it had before */
         bool lost : 1;                          /* the value: VALNOTVALID, and not written since */
         bool dirty : 1;                         /* the value: written, and not yet given to the engine … */
         bool is_rewritten : 1;                  /* … since the convert in flight, which gave it another */
         bool dropping : 1;                      /* to be unlocked when the operation in flight has ended */
         bool is_charged : 1;
         bool is_asked : 1;                      /* somebody has waited for it since it was granted or converted */
+        bool is_cancelled : 1;                  /* CONVERTING upwards, or back from that: nobody waits for it any more */
         bool is_held_up : 1;                    /* its operation waits for the resource's keeper; HELD: that is its unlock */
         unsigned flags;                         /* that: of lock_request() */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
@@ -64,7 +66,8 @@ void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void
 
 /* Ask for @mode, or convert to it. 0: @done will run; else nothing was queued. */
 int lock_request(Lock *lock, LockMode mode, unsigned flags);
-/* Ask that the request in flight ends early; its LockDone still comes. */
+/* Ask that the request in flight ends early; its LockDone still comes. A convert
+ * upwards leaves what was held: a grant that crossed this is given back before that. */
 void lock_cancel(Lock *lock);
 /* Give it up, in whatever state; no callback comes any more. NULL is fine. */
 void lock_drop(Lock *lock);

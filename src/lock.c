@@ -226,6 +226,10 @@ void lock_cancel(Lock *lock)
 {
         Engine *engine = lock->resource->lockspace->tree->engine;
 
+        if (lock->state == LOCK_CONVERTING && lock->wanted > lock->mode) {
+                lock->is_cancelled = TRUE;
+                lock->back = lock->mode;
+        }
         if (lock_is_busy(lock) && !lock->is_held_up)
                 engine->ops->cancel(engine, lock->id);
 }
@@ -285,7 +289,10 @@ static gboolean send(Lock *lock)
                 unlock(lock);
                 return TRUE;
         }
-        r = ask(lock, lock->state == LOCK_LOCKING, lock->wanted, lock->flags);
+        if (lock->is_cancelled && lock->wanted > lock->mode)
+                r = -ECANCELED;
+        else
+                r = ask(lock, lock->state == LOCK_LOCKING, lock->wanted, lock->flags);
         if (r < 0)
                 lock_completed(lock->resource->lockspace->tree, lock->id, r, 0, NULL);
         return r == 0;
@@ -339,6 +346,19 @@ static void lock_granted(Lock *lock, unsigned flags, const uint8_t *value)
                 take_value(lock, flags, value);
 }
 
+/* A convert was cancelled, and that or the way back from it has ended. TRUE: it was
+ * granted all the same, and the lock is on its way back now: that never waits, and
+ * publishes the value as it was read. */
+static gboolean goes_back(Lock *lock, int status)
+{
+        const gboolean is_too_high = lock->is_cancelled && lock->mode > lock->back;
+
+        if (is_too_high && (status == 0 || status == -ENOMEM) && lock_request(lock, lock->back, 0) == 0)
+                return TRUE;
+        lock->is_cancelled = FALSE;
+        return FALSE;
+}
+
 void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const uint8_t *value)
 {
         Lock *lock = id_table_find(&tree->locks, id);
@@ -361,7 +381,7 @@ void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const u
                         lock_free(lock);
                 else if (lock->dropping)                /* the grant crossed our cancel: give it back */
                         lock_drop(lock);
-                else if (lock->done)
+                else if (!goes_back(lock, status) && lock->done)
                         lock->done(lock, status, lock->data);
                 break;
         case LOCK_UNLOCKING:

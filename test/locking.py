@@ -186,3 +186,18 @@ def let_go(child):
 def errno_name(number):
     """0, or the name as the man pages have it."""
     return "EDEADLK" if number == errno.EDEADLK else errno.errorcode.get(number, number)
+
+
+# --- the DLM ---------------------------------------------------------------
+
+@contextlib.contextmanager
+def stopped(name):
+    """What dlm_controld does when a node fails: no lock is granted in that lockspace until it is done with that."""
+    control = f"/sys/kernel/dlm/{name}/control"
+    with open(control, "w", encoding="ascii") as file:
+        file.write("0")
+    try:
+        yield
+    finally:
+        with open(control, "w", encoding="ascii") as file:
+            file.write("1")

@@ -6,23 +6,11 @@ import os
 import subprocess
 import threading
 
+from locking import stopped
 from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, make_lockspace, opened, put, raises_errno,
                               run_as, status, wait_until)
 
 LIMIT = 5
-
-
-@contextlib.contextmanager
-def stopped(name):
-    """What dlm_controld does when a node fails: no lock is granted until it is done with that."""
-    control = f"/sys/kernel/dlm/{name}/control"
-    with open(control, "w", encoding="ascii") as file:
-        file.write("0")
-    try:
-        yield
-    finally:
-        with open(control, "w", encoding="ascii") as file:
-            file.write("1")
 
 
 def crowd(peer, path):

@@ -218,6 +218,38 @@ def test_a_grant_that_crosses_the_signal_is_not_lost(lockspace, way):
     child.join()
 
 
+@pytest.mark.parametrize("way", ["posix", "ofd"])
+def test_a_change_that_crosses_the_signal_is_made_or_not(lockspace, way):
+    """Who is told EINTR has what he had, and is in no reader's way."""
+    def change_again_and_again(peer):
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        while peer.wait_for() == "change":
+            with taken(way, lockspace, "r", "pr") as fd:
+                peer.say(raw_lock(way, fd))
+                peer.wait_for("close")
+            peer.say("closed")
+
+    child = Child(change_again_and_again)
+    for i in range(50):
+        with taken("flock", lockspace, "r", "pr") as fd:
+            child.say("change")
+            wait_until_queued(lockspace, child)
+            if i % 2:
+                child.signal(signal.SIGUSR1)
+                unlock("flock", fd)
+            else:
+                unlock("flock", fd)
+                child.signal(signal.SIGUSR1)
+            answer = child.wait_for()
+            assert answer in (0, errno.EINTR)
+            wait_until(lambda: not waiters(lockspace))
+            assert held(lockspace, "r") == [("ex" if answer == 0 else "pr", by(way))]
+        child.say("close")
+        child.wait_for("closed")
+    child.say("end")
+    child.join()
+
+
 # --- time-outs -------------------------------------------------------------
 
 @pytest.mark.parametrize("way", WAYS)
