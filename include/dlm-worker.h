@@ -26,8 +26,8 @@ typedef void DlmThreadMain(void *data);
 #define DLM_THREAD_FDS 2
 
 /* Start a thread that keeps only the mailbox's descriptor and those of @fds (-1:
- * none), under the same numbers. It has its table when this returns. -errno: it was
- * not started. The thread ends when @run returns. */
+ * none), under the same numbers. It has its table when this returns. -ENOMEM: it does
+ * not run. The thread ends when @run returns. */
 int dlm_thread_start(const char *name, DlmMailbox *mailbox, const int fds[DLM_THREAD_FDS], DlmThreadMain *run, void *data);
 
 DlmWorker *dlm_worker_new(const char *name, DlmMailbox *mailbox);

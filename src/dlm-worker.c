@@ -16,6 +16,7 @@ typedef struct Start {                          /* what a new thread is told */
         GMutex lock;
         GCond ready;
         gboolean is_ready;
+        int status;                             /* 0: it runs */
 } Start;
 
 struct DlmWorker {
@@ -35,21 +36,23 @@ static int compare_fds(const void *a, const void *b)
 }
 
 /* Leave the common table, with what we keep. Standard input, output and error
- * become /dev/null: an assertion's text must not reach a device. */
-static void leave_table(int keep[DLM_THREAD_FDS + 1])
+ * become /dev/null: an assertion's text must not reach a device. -errno: there
+ * was no memory for a table, and the common one is as it was. */
+static int leave_table(int keep[DLM_THREAD_FDS + 1])
 {
-        unsigned above = ~0U;                   /* the highest that is still open */
-        unsigned flags = CLOSE_RANGE_UNSHARE;
+        unsigned above;                         /* the highest that is still open */
 
         qsort(keep, DLM_THREAD_FDS + 1, sizeof(*keep), compare_fds);
-        for (int i = 0; i <= DLM_THREAD_FDS && keep[i] >= 0; i++) {
+        if (close_range(keep[0] + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0)
+                return -errno;
+        above = keep[0] - 1;
+        for (int i = 1; i <= DLM_THREAD_FDS && keep[i] >= 0; i++) {
                 if (above > (unsigned)keep[i])
-                        close_range(keep[i] + 1, above, flags);
-                flags = 0;
+                        close_range(keep[i] + 1, above, 0);
                 above = keep[i] - 1;
         }
         if (above >= 3)
-                close_range(3, above, flags);
+                close_range(3, above, 0);
         for (int i = 0; i < 3; i++) {
                 int fd = open("/dev/null", O_RDWR);
 
@@ -58,6 +61,7 @@ static void leave_table(int keep[DLM_THREAD_FDS + 1])
                         close(fd);
                 }
         }
+        return 0;
 }
 
 static gpointer thread_main(gpointer data)
@@ -66,14 +70,16 @@ static gpointer thread_main(gpointer data)
         DlmMailbox *mailbox = start->mailbox;
         DlmThreadMain *run = start->run;
         void *run_data = start->data;
+        const int r = leave_table(start->keep);
 
-        leave_table(start->keep);
         g_mutex_lock(&start->lock);
+        start->status = r;
         start->is_ready = TRUE;
         g_cond_signal(&start->ready);
         g_mutex_unlock(&start->lock);           /* start is gone from here on */
 
-        run(run_data);
+        if (r == 0)
+                run(run_data);
         dlm_mailbox_leave(mailbox);
         dlm_mailbox_unref(mailbox);
         return NULL;
@@ -81,7 +87,8 @@ static gpointer thread_main(gpointer data)
 
 int dlm_thread_start(const char *name, DlmMailbox *mailbox, const int fds[DLM_THREAD_FDS], DlmThreadMain *run, void *data)
 {
-        Start start = { .mailbox = mailbox, .keep = { dlm_mailbox_fd(mailbox), fds[0], fds[1] }, .run = run, .data = data };
+        Start start = { .mailbox = mailbox, .keep = { dlm_mailbox_fd(mailbox), fds[0], fds[1] }, .run = run, .data = data,
+                        .status = -ENOMEM };
         sigset_t all, old;
         GThread *thread;
 
@@ -107,7 +114,7 @@ int dlm_thread_start(const char *name, DlmMailbox *mailbox, const int fds[DLM_TH
         }
         g_mutex_clear(&start.lock);
         g_cond_clear(&start.ready);
-        return thread ? 0 : -ENOMEM;            /* EAGAIN would say that somebody else has the lock */
+        return start.status < 0 ? -ENOMEM : 0;  /* EAGAIN would say that somebody else has the lock */
 }
 
 static void worker_unref(DlmWorker *worker)

@@ -15,6 +15,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -36,6 +37,7 @@ typedef enum Kind {                             /* in the order of inject.py */
         KIND_EPOLL_CTL,
         KIND_THREAD,
         KIND_MALLOC,
+        KIND_CLOSE_RANGE,
 } Kind;
 
 typedef struct Plan {                           /* the file */
@@ -184,6 +186,12 @@ int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
 int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *), void *data)
 {
         return is_of_kind(KIND_THREAD) && strike() ? plan->error : NEXT(pthread_create)(thread, attr, run, data);
+}
+
+/* Only those that need memory, for a table of the thread's own. */
+int close_range(unsigned first, unsigned last, int flags)
+{
+        return flags & CLOSE_RANGE_UNSHARE && is_of_kind(KIND_CLOSE_RANGE) && strike() ? -1 : NEXT(close_range)(first, last, flags);
 }
 
 /* --- memory --- */

@@ -22,7 +22,7 @@ from lockspacefs_test import errno_of, get, make_lockspace, opened, status, wait
 DLM_DEBUG = Path("/sys/kernel/debug/dlm")
 
 _PLAN = struct.Struct("=Ii6I256s")               # struct Plan of inject.c
-_KINDS = ["none", "read", "write", "open", "eventfd", "epoll_create", "epoll_ctl", "pthread_create", "malloc"]
+_KINDS = ["none", "read", "write", "open", "eventfd", "epoll_create", "epoll_ctl", "pthread_create", "malloc", "close_range"]
 
 
 class Injector:

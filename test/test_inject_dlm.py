@@ -7,7 +7,7 @@ import pytest
 
 from inject import FITTING, Life, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
 from lockspacefs_test import errno_of, get, make_lockspace, opened, raises_errno, trouble_in, wait_until
-from locking import locks
+from locking import is_free, locks
 
 
 @pytest.fixture
@@ -107,10 +107,22 @@ def test_each_result_is_cut_once(make_daemon, engine, injector, length):
 
 def test_each_of_these_fails_once(mount, engine, injector):
     for kind, error in [("eventfd", errno.EMFILE), ("epoll_create", errno.ENFILE), ("epoll_ctl", errno.ENOMEM),
-                        ("pthread_create", errno.EAGAIN), ("open", errno.ENFILE)]:
+                        ("pthread_create", errno.EAGAIN), ("close_range", errno.ENOMEM), ("open", errno.ENFILE)]:
         def arm(skip):
             injector.fail(kind, error, skip=skip, path="/dev/" if kind == "open" else "")
         assert sweep_lockspaces(mount, engine, arm, injector) >= 1, kind
+
+
+def test_a_thread_without_a_table_of_its_own_closes_nothing(mount, injector):
+    lockspace, other = (make_lockspace(mount, name) for name in ("web", "other"))
+    with opened(other / ".ex/job"):
+        injector.fail("close_range", errno.ENOMEM)
+        with raises_errno(errno.ENOMEM):
+            get(lockspace / ".pr/job")
+        assert injector.stop() == 1
+        assert [row["resource"] for row in locks(other)] == ["job"]
+        assert not is_free(other, "job")
+        assert is_free(lockspace, "job")
 
 
 # A release under an opener lets two nodes hold EX.
