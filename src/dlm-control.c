@@ -18,11 +18,20 @@ static int translate(int r)
         return r == -EUNATCH ? -ENOTCONN : r;   /* dlm_controld ended while in use; never was there */
 }
 
+/* REMOVE goes by the minor alone, and that of a lockspace that has gone is given
+ * to the next one: so each time we look whether it is still there. */
+static gboolean is_there(const char *name, const DlmNode *node)
+{
+        DlmNode now;
+
+        return dlm_node_stat(name, &now) == 0 && dlm_node_is_same(&now, node);
+}
+
 int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, DlmNode *ret_node, gboolean *ret_is_linked)
 {
         DlmNode node;
         struct timespec begin;
-        gboolean is_linked;
+        gboolean is_known, is_linked;
         int fd, minor, r;
 
         fd = dlm_control_open();
@@ -34,12 +43,13 @@ int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, Dl
                 close(fd);
                 return translate(minor);
         }
+        is_known = dlm_node_stat(name, &node) == 0;
         /* udev sets its own mode before it makes the link: ours comes after. */
         is_linked = dlm_watch_wait_for_link(name, &begin, LINK_TIMEOUT_MS);
         r = dlm_node_set_access(name, access);
         if (r == 0)
                 r = dlm_node_stat(name, &node);
-        while (r < 0 && dlm_control_remove(fd, minor, FALSE) == -ENOMEM)
+        while (r < 0 && (!is_known || is_there(name, &node)) && dlm_control_remove(fd, minor, FALSE) == -ENOMEM)
                 g_usleep(BUSY_PAUSE_MS * 1000);
         close(fd);
         if (r < 0)
@@ -49,11 +59,14 @@ int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, Dl
         return 0;
 }
 
-static gboolean is_there(const char *name, const DlmNode *node)
+/* Made more than once (libdlm's create without NEWEXCL), it only counts down, and says 0. */
+static int remove_all(int fd, const char *name, const DlmNode *node, gboolean force)
 {
-        DlmNode now;
+        int r = 0;
 
-        return dlm_node_stat(name, &now) == 0 && dlm_node_is_same(&now, node);
+        while (r == 0 && is_there(name, node))
+                r = dlm_control_remove(fd, minor(node->rdev), force);
+        return r;
 }
 
 /* REMOVE said EBUSY, and says no more than that. */
@@ -74,11 +87,7 @@ int dlm_control_release(const char *name, const DlmNode *node, uint64_t xid, gbo
         do {
                 if (tries > 0)
                         g_usleep(BUSY_PAUSE_MS * 1000);
-                /* Made more than once (libdlm's create without NEWEXCL), it
-                 * only counts down, and says 0. */
-                do
-                        r = dlm_control_remove(fd, minor(node->rdev), force);
-                while (r == 0 && is_there(name, node));
+                r = remove_all(fd, name, node, force);
         } while (r == -EBUSY && ++tries < BUSY_TRIES);
         close(fd);
 

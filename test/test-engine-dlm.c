@@ -21,6 +21,7 @@
  * Each says "ready" when it is, and ends when its standard input does.
  */
 #include "dlm-cluster.h"
+#include "dlm-control.h"
 #include "dlm-device.h"
 #include "engine.h"
 
@@ -656,6 +657,28 @@ static void test_release_of_lockspace_made_twice(void)
         recorder_clear(&rec);
 }
 
+/* Whoever comes late with his release, since his worker had something else to do, finds the next one's minor. */
+static void test_release_of_a_minor_that_is_anothers(void)
+{
+        DlmNode late, next;
+        Recorder rec;
+
+        recorder_init(&rec);
+        create(&rec, "t-late");
+        g_assert_cmpint(dlm_node_stat("t-late", &late), ==, 0);
+        release(&rec);
+        create(&rec, "t-next");
+        g_assert_cmpint(dlm_node_stat("t-next", &next), ==, 0);
+        g_assert_cmpuint(next.rdev, ==, late.rdev);
+        for (int force = FALSE; force <= TRUE; force++) {
+                g_assert_cmpint(dlm_control_release("t-late", &late, 1, force), ==, 0);
+                g_assert_true(has_device("t-next"));
+        }
+        expect_nothing(&rec);
+        release(&rec);
+        recorder_clear(&rec);
+}
+
 /* --- tests: locks --- */
 
 static void test_modes(void)
@@ -1264,6 +1287,7 @@ int main(int argc, char **argv)
         g_test_add_func("/dlm/seal-with-own-locks", test_own_locks_do_not_seal_out);
         g_test_add_func("/dlm/release-forced", test_forced_release);
         g_test_add_func("/dlm/release-made-twice", test_release_of_lockspace_made_twice);
+        g_test_add_func("/dlm/release-late", test_release_of_a_minor_that_is_anothers);
         g_test_add_func("/dlm/stopped", test_stopped_lockspace_stops_nobody_else);
         g_test_add_func("/dlm/killed-with-stuck-worker", test_killed_with_stuck_worker);
         g_test_add_func("/dlm/killed-with-stopped-lockspace", test_killed_with_stopped_lockspace);
