@@ -62,13 +62,14 @@ struct DlmRelease {
         uint32_t lockspace;
         char name[LOCKSPACE_NAME_MAX + 1];
         DlmNode node;
+        DlmNode access;                         /* the device's, when it is left */
         uint64_t xid;
         gboolean force;
         EngineDone *done;
         void *data;
         GSource *linger;
         gboolean is_answered;                   /* and the worker still at it */
-        int status;                             /* what the worker found */
+        int status;                             /* what the worker found; until then -ECANCELED */
 };
 
 static void release_free(DlmRelease *release);
@@ -314,6 +315,13 @@ void dlm_space_find_all(DlmEngine *engine)
         dlm_engine_post_later(engine, mail);
 }
 
+/* We end before its release has begun: it stays, for others to use. */
+static void space_leave(DlmSpace *space)
+{
+        if (space->state != DLM_SPACE_OPEN && space->state != DLM_SPACE_RELEASING)
+                space_open_door(space);
+}
+
 void dlm_space_free_all(DlmEngine *engine)
 {
         GHashTableIter iter;
@@ -323,6 +331,7 @@ void dlm_space_free_all(DlmEngine *engine)
                 g_hash_table_iter_init(&iter, engine->spaces);
                 if (!g_hash_table_iter_next(&iter, NULL, &space))
                         break;
+                space_leave(space);
                 space_drop(space);
         }
         /* Those whose job has begun are freed with it, should it ever end. */
@@ -600,12 +609,22 @@ static void release_run(DlmJob *job)
         release->status = dlm_control_release(release->name, &release->node, release->xid, release->force);
 }
 
+/* We end, and it was in line or in vain: the same as space_leave(). */
+static void release_leave(const DlmRelease *release)
+{
+        DlmNode now;
+
+        if (release->status < 0 && dlm_node_stat(release->name, &now) == 0 && dlm_node_is_same(&now, &release->node))
+                dlm_node_set_access(release->name, &release->access);
+}
+
 static void release_deliver(DlmMail *mail, void *owner)
 {
         DlmRelease *release = (DlmRelease *)mail;
         DlmSpace *space;
 
         if (!owner) {
+                release_leave(release);
                 release_free(release);
                 return;
         }
@@ -689,6 +708,8 @@ int dlm_release(Engine *base, uint32_t lockspace, gboolean force, EngineDone *do
         release->engine = engine;
         release->lockspace = lockspace;
         release->node = space->node;
+        release->access = space->access;
+        release->status = -ECANCELED;
         release->xid = engine->xid;
         release->force = force;
         release->done = done;
