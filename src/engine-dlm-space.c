@@ -237,6 +237,13 @@ static void space_open_door(DlmSpace *space)
         space_apply_access(space);
 }
 
+/* Another mount of this node shuts the door like that, for a release of its own.
+ * A chmod to 000 by somebody else cannot be told from it. */
+static gboolean is_sealed_by_another(const DlmSpace *space, const DlmNode *now)
+{
+        return space->state == DLM_SPACE_OPEN && now->mode == 0 && space->access.mode != 0;
+}
+
 /* The same device, but maybe another owner or mode. */
 static void space_compare_access(DlmSpace *space, const DlmNode *now)
 {
@@ -255,7 +262,10 @@ static void space_compare_access(DlmSpace *space, const DlmNode *now)
                 space_apply_access(space);
                 return;
         }
-        space->node = space->access = *now;
+        space->node = *now;
+        if (is_sealed_by_another(space, now))
+                return;
+        space->access = *now;
         dlm_node_to_attr(now, &attr);
         engine->head.events->changed(engine->head.events_data, space->id, &attr);
 }
@@ -520,11 +530,15 @@ int dlm_seal(Engine *base, uint32_t lockspace, gboolean force, EngineDone *done,
         DlmEngine *engine = (DlmEngine *)base;
         DlmSpace *space = dlm_space_find(engine, lockspace);
         Inspection *inspection;
+        DlmNode now;
         int r;
 
         if (!space)
                 return -ESTALE;
         if (engine->lingering > 0 || space->state != DLM_SPACE_OPEN)
+                return -EBUSY;
+        /* Two seals at a time, and the first to go would open the door under the other. */
+        if (!force && dlm_node_stat(space->name, &now) == 0 && is_sealed_by_another(space, &now))
                 return -EBUSY;
 
         inspection = inspection_new(space, seal_run, seal_deliver, data);

@@ -116,3 +116,20 @@ def test_so_can_one_whose_release_stood_in_line(make_daemon):
         end(daemon, "unmounted", "web: seal: Success")          # at the second signal it does not wait for mkdir
         assert daemon.wait() == 0
         assert mode_of("/dev/dlm_web") == before
+
+
+# --- two mounts ------------------------------------------------------------
+
+def test_a_release_by_another_mount_is_no_chmod(make_daemon):
+    one, two = (make_daemon().mountpoint for _ in range(2))
+    lockspace = make_lockspace(one, "web", 0o750)
+    wait_until(lambda: "web" in os.listdir(two))
+    put(lockspace / ".ex" / "rev", b"42")
+    with stopped("web"):                        # the value cannot be read
+        child = Child(lambda peer: lockspace.rmdir())
+        wait_until(lambda: mode_of("/dev/dlm_web") == 0, what="the seal")
+        with raises_errno(errno.EBUSY):
+            (two / "web").rmdir()
+        assert mode_of(two / "web") == 0o750
+    child.join()
+    wait_until(lambda: "web" not in os.listdir(two))
