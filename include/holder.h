@@ -10,8 +10,8 @@
  *
  * Dead-locks. Waiting POSIX locks of this node that form a cycle by owner are
  * refused with EDEADLK, as the kernel does (fs/locks.c,
- * posix_locks_deadlock()); OFD locks take no part, since a file is not
- * somebody who waits.
+ * posix_locks_deadlock(), though without its limit of ten steps); OFD locks take
+ * no part, since a file is not somebody who waits.
  */
 #include "lock.h"
 
@@ -24,6 +24,7 @@ struct Holder {
         GQueue *waiting;                        /* of Request: for their turn; NULL: none */
         LockBy by : 8;
         bool is_dead : 1;                   /* the lockspace went: ESTALE */
+        unsigned modes : MODE_COUNT;            /* a set: what must become possible first, as of the last search here */
 };
 
 void holder_init(Holder *holder, Resource *resource, Handle *handle, LockBy by);

@@ -29,6 +29,8 @@ struct Resource {
         Lock *keeper;                           /* NULL: nothing to keep */
         GQueue locks;                           /* of Lock */
         GList listing;                          /* in Lockspace.listed, if is_listed */
+        guint64 search : 64 - MODE_COUNT;       /* the last one for a dead-lock that came here (holder.c) … */
+        guint64 searched : MODE_COUNT;          /* … and the set of held modes that it has looked for */
         uint8_t name[];
 };
 

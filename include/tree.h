@@ -73,6 +73,7 @@ struct Tree {
         unsigned releasing;                     /* releases on their way */
         GHashTable *owners;                     /* guint64 to Owner (holder.c): who has fcntl locks */
         GHashTable *fcntl_holders;              /* of Holder, by resource and owner (holder.c) */
+        guint64 searches;                       /* for dead-locks: the number of the last one (holder.c) */
 
         IdTable locks;                          /* of Lock: the ids that the engine knows */
         IdTable handles;                        /* of Handle: fuse_file_info.fh */

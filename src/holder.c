@@ -11,6 +11,8 @@
 typedef struct Owner {
         guint64 id;                             /* the key, first: that table is a set */
         GQueue holders;                         /* of FcntlHolder */
+        guint64 search;                         /* the last one for a dead-lock that met it … */
+        struct Owner *next;                     /* … and who is followed after it */
 } Owner;
 
 typedef struct FcntlHolder {
@@ -73,74 +75,113 @@ static int put_off(Holder *holder, Request *request)
 
 /* --- dead-locks --- */
 
-/* The modes that must become possible before @own, a request for @mode (NULL:
- * a new one), is granted: its own and those of the requests before it, since
- * nobody overtakes. */
-static unsigned modes_ahead(const Resource *resource, LockMode mode, const Lock *own)
-{
-        unsigned modes = 1u << mode;
+/*
+ * A search goes from the owner who asks to those who hold what he would wait
+ * for, from them to those whom they wait for, and so on until it meets him.
+ * What it has met bears its number: each owner is followed once, and each mode
+ * that is held on a resource is looked for once, however many wait for it. So
+ * it takes time in proportion to the locks on its way, and no memory.
+ */
+typedef struct Search {
+        guint64 number;
+        const Owner *asker;
+        Owner *met;                             /* whose waits are still to be followed */
+} Search;
 
-        if (own && lock_has(own))
-                return modes;                   /* a conversion goes before every waiter */
-        for (GList *l = resource->locks.head; l && l->data != own; l = l->next) {
+/* Note in each holder that waits there the modes that must become possible
+ * before it is granted: its own and those of the requests before it, since
+ * nobody overtakes; but a conversion goes before every waiter. All of them
+ * together: what a new request has before it. */
+static unsigned note_modes(const Resource *resource)
+{
+        unsigned modes = 0;
+
+        for (GList *l = resource->locks.head; l; l = l->next) {
                 const Lock *lock = l->data;
 
-                if (lock_counts(lock) && lock_is_busy(lock))
-                        modes |= 1u << lock->wanted;
+                if (!lock_counts(lock) || !lock_is_busy(lock))
+                        continue;
+                modes |= 1u << lock->wanted;
+                ((Holder *)lock->data)->modes = lock_has(lock) ? 1u << lock->wanted : modes;
         }
         return modes;
 }
 
-static gboolean conflicts(const Lock *lock, unsigned modes)
+/* The modes that exclude one of @modes when they are held. */
+static unsigned modes_against(unsigned modes)
 {
-        for (LockMode mode = MODE_NL; mode < MODE_COUNT; mode++)
-                if (modes & 1u << mode && !mode_is_compatible(mode, lock->mode))
-                        return TRUE;
-        return FALSE;
+        unsigned against = 0;
+
+        for (LockMode held = MODE_NL; held < MODE_COUNT; held++)
+                for (LockMode mode = MODE_NL; mode < MODE_COUNT; mode++)
+                        if (modes & 1u << mode && !mode_is_compatible(held, mode))
+                                against |= 1u << held;
+        return against;
 }
 
-/* Does @waiter, who asks for @mode on @resource by @own, in the end wait for @start? */
-static gboolean waits_for(const Owner *waiter, const Resource *resource, LockMode mode, const Lock *own, const Owner *start,
-                          GHashTable *visited)
+/* Meet the owners of the locks there that hold one of @modes, without @own.
+ * TRUE: the asker is one of them, and would wait for himself. */
+static gboolean meet(Search *search, const Resource *resource, unsigned modes, const Lock *own)
 {
-        const unsigned modes = modes_ahead(resource, mode, own);
-
         for (GList *l = resource->locks.head; l; l = l->next) {
                 const Lock *lock = l->data;
                 Owner *owner;
 
-                if (lock->by != BY_POSIX || !lock_counts(lock) || !lock_has(lock) || !conflicts(lock, modes))
+                if (lock == own || lock->by != BY_POSIX || !(modes & 1u << lock->mode) || !lock_counts(lock) || !lock_has(lock))
                         continue;
                 owner = ((FcntlHolder *)lock->data)->owner;
-                if (owner == waiter)
-                        continue;
-                if (owner == start)
+                if (owner == search->asker)
                         return TRUE;
-                if (!g_hash_table_add(visited, owner))
+                if (owner->search == search->number)
                         continue;
-                for (GList *h = owner->holders.head; h; h = h->next) {
-                        const Holder *other = h->data;
-
-                        if (other->active && other->active->wait &&
-                            waits_for(owner, other->resource, other->active->mode, other->lock, start, visited))
-                                return TRUE;
-                }
+                owner->search = search->number;
+                owner->next = search->met;
+                search->met = owner;
         }
         return FALSE;
+}
+
+/* Meet those whom @waiter waits for. */
+static gboolean follow(Search *search, const Holder *waiter)
+{
+        Resource *resource = waiter->resource;
+        unsigned modes;
+
+        if (resource->search != search->number) {
+                resource->search = search->number;
+                resource->searched = 0;
+                note_modes(resource);
+        }
+        modes = modes_against(waiter->modes) & ~resource->searched;
+        resource->searched |= modes;
+        return modes && meet(search, resource, modes, waiter->lock);
 }
 
 static gboolean would_deadlock(const Holder *holder, LockMode mode)
 {
         const Owner *owner = ((const FcntlHolder *)holder)->owner;
-        g_autoptr(GHashTable) visited = NULL;
-        gboolean has_any = FALSE;
+        Search search = { .number = ++holder_tree(holder)->searches, .asker = owner };
+        unsigned modes = 1u << mode;
+        gboolean has_any = FALSE, is_cycle;
 
         for (GList *h = owner->holders.head; h && !has_any; h = h->next)
                 has_any = ((Holder *)h->data)->lock && lock_has(((Holder *)h->data)->lock);
         if (!has_any)
                 return FALSE;                   /* who holds nothing keeps nobody waiting */
-        visited = g_hash_table_new(NULL, NULL);
-        return waits_for(owner, holder->resource, mode, holder->lock, owner, visited);
+        if (!holder->lock)
+                modes |= note_modes(holder->resource);
+        is_cycle = meet(&search, holder->resource, modes_against(modes), holder->lock);
+        while (search.met && !is_cycle) {
+                GList *h = search.met->holders.head;
+
+                search.met = search.met->next;
+                for (; h && !is_cycle; h = h->next) {
+                        const Holder *other = h->data;
+
+                        is_cycle = other->active && other->active->wait && follow(&search, other);
+                }
+        }
+        return is_cycle;
 }
 
 /* --- the lock --- */

@@ -30,7 +30,7 @@ def pytest_addoption(parser):
     parser.addoption("--daemon", metavar="PATH",
                      help="lockspacefs to test (default: $LOCKSPACEFS, build/src/lockspacefs)")
     parser.addoption("--helpers", metavar="DIR",
-                     help="where race, waiters, hold and cycles are (default: test/ of the daemon's build)")
+                     help="where race, waiters, owners, hold and cycles are (default: test/ of the daemon's build)")
     parser.addoption("--fuzz-seconds", type=int, default=8, metavar="N",
                      help="how long test_fuzz.py throws operations at a mount (default: 8)")
     parser.addoption("--fuzz-seed", type=int, default=1, metavar="N", help="which operations (default: 1)")

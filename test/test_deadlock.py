@@ -1,13 +1,16 @@
 """Who waits in a circle: EDEADLK for POSIX locks, and for changes of a lock."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import time
 
 import pytest
 
 from locking import WAYS, by, errno_name, held, lock, raw_lock, raw_take, taken, unlock, wait_until_queued
-from lockspacefs_test import (Child, get, locks, make_lockspace, opened, put, remove_lockspace, touch, wait_until,
-                              waiters)
+from lockspacefs_test import (TIMEOUT, Child, get, locks, make_lockspace, opened, put, remove_lockspace, status, touch,
+                              wait_until, waiters)
 
 
 def obey(peer, way):
@@ -243,6 +246,78 @@ def test_only_posix_locks_are_looked_at(files, way):
     assert not a.child.has_said() and not b.child.has_said()
     a.child.kill()
     assert b.answer() == 0
+
+
+# --- very many owners --------------------------------------------------------
+
+@contextlib.contextmanager
+def owners(helpers, lockspace, waiting, *kinds):
+    """Threads of a helper: test/owners.c says what the kinds mean. So many of them are @waiting in the block."""
+    with subprocess.Popen([helpers / "owners", lockspace], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            print(*kinds, "", sep="\n", file=process.stdin, flush=True)
+            assert process.stdout.readline() == "held\n"
+            print("go", file=process.stdin, flush=True)
+            wait_until(lambda: status(lockspace.parent)["waiting"] == waiting)
+            yield
+        finally:
+            process.stdin.close()
+            process.wait(TIMEOUT)
+    wait_until(lambda: status(lockspace.parent)["waiting"] == 0)
+
+
+def waits_in_vain(locker, path):
+    """It is no circle: it would wait, until a signal ends that."""
+    before = status(path.parent.parent)["waiting"]
+    locker.child.say((path, "ex"))
+    wait_until(lambda: status(path.parent.parent)["waiting"] == before + 1)
+    locker.child.signal(signal.SIGUSR1)
+    assert locker.answer() == "EINTR"
+
+
+def test_a_circle_of_thousands(lockspace, helpers, engine):
+    """Each has a file and waits for the next one's; the last closes the circle, somebody else does not."""
+    count = 5000 if engine == "local" else 300
+    last, other = Locker(), Locker()
+    for name in [f"r{count}", "own"]:
+        touch(lockspace / name)
+    assert (last.take(lockspace / f"r{count}"), other.take(lockspace / "own")) == (0, 0)
+    with owners(helpers, lockspace, count, *(f"1 r{i} ex r{i + 1} ex" for i in range(count))):
+        assert last.take(lockspace / "r0") == "EDEADLK"
+        waits_in_vain(other, lockspace / "r0")
+
+
+def search_us(daemon, asker, path):
+    """What it costs the daemon that somebody asks for a lock and then leaves."""
+    def spent_us():
+        return time.clock_gettime_ns(~daemon.pid << 3 | 2) / 1000       # as clock_getcpuclockid(3) has it
+
+    costs = []
+    for _ in range(9):
+        before = spent_us()
+        waits_in_vain(asker, path)
+        costs.append(spent_us() - before)
+    return min(costs)
+
+
+CROWDS = {                                      # of owners who hold r1 and wait for r2; how many make the difference plain
+    "each waits for all": (1000, ["{n} r1 pr r2 ex", "{n} r2 pr"]),
+    "each waits behind all": (3000, ["{n} r1 pr r2 pr", "1 r2 ex"]),
+}
+
+
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_a_search_costs_in_proportion_to_the_owners(daemon, lockspace, helpers, engine, crowd):
+    many, kinds = CROWDS[crowd]
+    few, many = (100, many) if engine == "local" else (20, 200)
+    asker = Locker()
+    touch(lockspace / "own")
+    assert asker.take(lockspace / "own") == 0
+    costs = []
+    for n in [few, many]:
+        with owners(helpers, lockspace, n, *(kind.format(n=n) for kind in kinds)):
+            costs.append(search_us(daemon, asker, lockspace / "r1"))
+    assert costs[1] < 2 * many / few * costs[0]
 
 
 # --- changes ---------------------------------------------------------------

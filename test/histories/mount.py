@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from locking import raw_lock, raw_open, unlock
 from lockspacefs_test import TIMEOUT, Child, locks, make_lockspace, remove_lockspace, touch, wait_for_poll
-from model import EMPTY, EX, MODES, NL, PR, PW, Model
+from model import EMPTY, EX, MODES, NL, PR, PW, SHARES, Model
 from play import Disagreement
 
 SPACES = ["web", "db"]
@@ -49,6 +49,7 @@ LENGTH = 300
 WAYS = ["flock", "ofd", "posix"]
 MODE = {mode.lower(): number for number, mode in enumerate(MODES)}
 EINTR, EBUSY, ESTALE, ENOENT, ENOLCK = -errno.EINTR, -errno.EBUSY, -errno.ESTALE, -errno.ENOENT, -errno.ENOLCK
+EDEADLK = -errno.EDEADLK
 
 ANYTHING = object()                             # an answer that the rules leave open
 
@@ -148,6 +149,8 @@ class MountModel:
             return {file.client: 0}
         if lock and lock.granted == MODE[mode]:
             return {file.client: 0}
+        if file.way == "posix" and way != "try" and self._closes_circle(file, MODE[mode]):
+            return {file.client: EDEADLK}
         self.waiting[file.client] = ("lock", name)
         if lock is None:
             self.dlm.lock(file.lock, file.space, file.resource, MODE[mode], flags)
@@ -241,6 +244,31 @@ class MountModel:
             self.dlm.locks[file.lock].undelivered = False       # the daemon has heard what its callers have not
             self.dlm.unlock(file.lock, ["valblk"], file.value)
 
+    def _closes_circle(self, file, mode):
+        """Would this client, who asks for a POSIX lock, in the end wait for himself?"""
+        met, left = set(), self._in_the_way(file, mode)
+        while left:
+            client = left.pop()
+            if client == file.client:
+                return True
+            what, name = self.waiting.get(client, (None, None))
+            if client not in met and what == "lock" and self.files[name].way == "posix":
+                left |= self._in_the_way(self.files[name], self.dlm.locks[self.files[name].lock].wanted)
+            met.add(client)
+        return False
+
+    def _in_the_way(self, file, mode):
+        """The clients whose POSIX locks keep it from that mode, or keep another from his who goes first."""
+        lock = self.dlm.locks.get(file.lock)
+        resource = self.dlm.spaces[file.space][file.resource]
+        modes = {mode}
+        if lock is None or lock.granted is None:        # a conversion goes before all who wait
+            ahead = resource.waiting[:resource.waiting.index(lock)] if lock else resource.waiting
+            modes |= {other.wanted for other in resource.converting + ahead}
+        return {other.client for other, held in self._locks(file.space)
+                if other.way == "posix" and other.resource == file.resource and held is not lock
+                and held.granted is not None and not modes <= SHARES[held.granted]}
+
     def _let_go(self, name):
         """close, which drops the POSIX locks that the process has on the file, whichever descriptor it is."""
         file = self.files.pop(name)
@@ -296,7 +324,7 @@ class Generator:
         self.spaces = SPACES[:dice.choice([1, 1, 2])]
         self.resources = RESOURCES[:dice.choice([1, 1, 2, 3])]
         self.clients = CLIENTS[:dice.randint(2, len(CLIENTS))]
-        self.ways = dice.choice([["open"], ["flock"], ["flock", "open"], ["ofd", "posix"], ["open", *WAYS]])
+        self.ways = dice.choice([["open"], ["flock"], ["flock", "open"], ["ofd", "posix"], ["posix"], ["open", *WAYS]])
         # what is asked for next, by what is held
         self.modes = {None: dice.choice([["pr", "pr", "pr", "ex"], ["pr", "ex", "un"]]), PR: ["ex", "ex", "ex", "un", "pr"],
                       EX: ["pr", "pr", "un", "ex"]}
@@ -304,6 +332,9 @@ class Generator:
         self.values = dice.choice([0.2, 0.5, 0.8])      # of what is done with a file
         self.signals = dice.choice([0.02, 0.2])
         self.force = dice.choice([0, 0, 0.005])
+        if self.ways == ["posix"]:              # many wait for many: circles
+            self.resources, self.clients = RESOURCES[:dice.choice([2, 3])], range(1, 7)
+            self.tries, self.values, self.signals = 0, 0.05, 0.02
 
     def __iter__(self):
         done = 0
@@ -352,8 +383,7 @@ class Generator:
         mode = self.dice.choice(self.modes[lock.granted if lock else None])
         if mode == "un":
             return Op("lock", (name, mode))
-        # waiting POSIX locks may form cycles: test_deadlock.py
-        return Op("lock", (name, mode, *(("try",) if file.way == "posix" else self._try())))
+        return Op("lock", (name, mode, *self._try()))
 
     def _use(self, name):
         dice = self.dice
