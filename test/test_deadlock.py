@@ -317,7 +317,7 @@ def test_a_search_costs_in_proportion_to_the_owners(daemon, lockspace, helpers, 
     for n in [few, many]:
         with owners(helpers, lockspace, n, *(kind.format(n=n) for kind in kinds)):
             costs.append(search_us(daemon, asker, lockspace / "r1"))
-    assert costs[1] < 2 * many / few * costs[0]
+    assert costs[1] < 2 * many / few * max(costs[0], 100)       # where the clock goes by ticks, it may be 0
 
 
 # --- changes ---------------------------------------------------------------
