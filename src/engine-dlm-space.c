@@ -530,15 +530,11 @@ int dlm_seal(Engine *base, uint32_t lockspace, gboolean force, EngineDone *done,
         DlmEngine *engine = (DlmEngine *)base;
         DlmSpace *space = dlm_space_find(engine, lockspace);
         Inspection *inspection;
-        DlmNode now;
         int r;
 
         if (!space)
                 return -ESTALE;
         if (engine->lingering > 0 || space->state != DLM_SPACE_OPEN)
-                return -EBUSY;
-        /* Two seals at a time, and the first to go would open the door under the other. */
-        if (!force && dlm_node_stat(space->name, &now) == 0 && is_sealed_by_another(space, &now))
                 return -EBUSY;
 
         inspection = inspection_new(space, seal_run, seal_deliver, data);
