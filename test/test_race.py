@@ -6,7 +6,7 @@ import pytest
 
 from lockspacefs_test import locks, wait_until
 
-ROUNDS = {"local": 16000, "dlm": 4000}          # in a guest each costs twenty times as much
+ROUNDS = {"local": 10000, "dlm": 2000}          # in a guest each costs twenty times as much
 
 
 @pytest.mark.parametrize("way", ["flock", "flock-shared", "posix", "ofd", "open"])
