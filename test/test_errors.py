@@ -5,7 +5,6 @@ import errno
 import fcntl
 import mmap
 import os
-import platform
 import select
 import signal
 import socket
@@ -273,25 +272,6 @@ def test_file_flags_of_an_inherited_descriptor_are_for_who_may_open_it(lockspace
         with raises_errno(*expected):
             Child(lambda peer: fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8)), uid=NOBODY, keep=[fd]).join()
         assert nobody_waits_for(fd, lockspace)
-
-
-@pytest.mark.parametrize("how", ["open", "openat"])
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="has no int 0x80")
-def test_an_old_32_bit_program_opens_in_a_mode_directory(lockspace, job, helpers, how):
-    """It knows no O_LARGEFILE, like the kernel's own opens. Where nothing tells them apart it is refused."""
-    expected = "opened" if os.path.exists("/proc/self/syscall") else "ENOTTY"
-    with subprocess.Popen([helpers / "int80", how, lockspace / ".pr" / "job"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as program:
-        assert program.stdout.readline() == f"{expected}\n"
-        assert [(row["mode"], row["pid"]) for row in locks(lockspace)] == ([("PR", program.pid)] if expected == "opened" else [])
-        program.stdin.close()
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="has no int 0x80")
-def test_an_ioctl_of_an_old_32_bit_program_does_not_wait_for_its_own_lock(lockspace, job, helpers):
-    done = subprocess.run([helpers / "int80", "flags", lockspace / ".ex" / "job"], stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=TIMEOUT, check=True)
-    assert done.stdout in ("ENOTTY\n", "EOPNOTSUPP\n")
 
 
 def test_lsattr_says_so(job):
