@@ -25,8 +25,8 @@ def run(*arguments):
 
 
 SMALL = ["client-kill", "client-freeze", "daemon-kill", "daemon-freeze", "force", "node-pause", "link-blink", "node-kill", "link-cut"]
-LARGE = ["quorum", "link-split", "node-return"]
-LONG_RUNS = ["node-hang", "controld-kill"]      # what the others have as well: a node that is gone, a lockspace that stops
+LARGE = ["quorum", "node-return"]
+LONG_RUNS = ["node-hang", "link-split", "controld-kill"]         # what these have as well, and takes its time
 
 
 @pytest.mark.parametrize("nodes, clients, seed, kinds", [(3, 4, 1, SMALL), (5, 3, 2, LARGE)])
