@@ -20,7 +20,7 @@ import pytest
 
 import lockspacefs_test
 from inject import Injector
-from lockspacefs_test import Daemon, end_children, is_in_use, make_lockspace, opened, remove_lockspace, status, wait_until
+from lockspacefs_test import Daemon, end_children, is_in_use, make_lockspace, opened, put, remove_lockspace, status, wait_until
 
 TEST_TIMEOUT = float(os.environ.get("LOCKSPACEFS_TEST_LIMIT", "240"))   # seconds until a hanging mount is given up
 
@@ -207,6 +207,13 @@ def lockspace(mount):
     yield path
     end_children()
     remove_lockspace(path)
+
+
+@pytest.fixture
+def job(lockspace):
+    """A lock file with a value."""
+    put(lockspace / ".ex" / "job", b"42")
+    return lockspace / "job"
 
 
 @pytest.fixture

@@ -525,6 +525,11 @@ class Daemon:
         return self.process.pid
 
     @property
+    def cpu_time(self):
+        """Seconds that it has computed, and the kernel for it: clock_getcpuclockid(3)."""
+        return time.clock_gettime(~self.pid << 3 | 2)
+
+    @property
     def log(self):
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 

@@ -37,13 +37,6 @@ def call(name, *arguments):
     return result
 
 
-@pytest.fixture
-def job(lockspace):
-    """A lock file with a value."""
-    put(lockspace / ".ex" / "job", b"42")
-    return lockspace / "job"
-
-
 # --- what is refused ---------------------------------------------------------------
 
 def test_link_is_eperm(lockspace, job, directory):

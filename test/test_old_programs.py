@@ -6,15 +6,9 @@ import subprocess
 
 import pytest
 
-from lockspacefs_test import TIMEOUT, locks, put
+from lockspacefs_test import TIMEOUT, locks
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="has no int 0x80")
-
-
-@pytest.fixture
-def job(lockspace):
-    put(lockspace / ".ex" / "job", b"42")
-    return lockspace / "job"
 
 
 @pytest.mark.parametrize("how", ["open", "openat"])

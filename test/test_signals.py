@@ -182,6 +182,15 @@ def test_an_interrupted_flock_change_has_the_shared_lock_or_none(lockspace):
     child.join()
 
 
+def unlock_and_signal(fd, child, signal_first):
+    """At the same moment, but for the order."""
+    if signal_first:
+        child.signal(signal.SIGUSR1)
+    unlock("flock", fd)
+    if not signal_first:
+        child.signal(signal.SIGUSR1)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_grant_that_crosses_the_signal_is_not_lost(lockspace, way):
     """Unlock and signal at the same moment: whatever the caller is told, the truth follows."""
@@ -204,12 +213,7 @@ def test_a_grant_that_crosses_the_signal_is_not_lost(lockspace, way):
         with taken("flock", lockspace, "r") as fd:
             child.say("wait")
             wait_until_queued(lockspace, child)
-            if i % 2:
-                child.signal(signal.SIGUSR1)
-                unlock("flock", fd)
-            else:
-                unlock("flock", fd)
-                child.signal(signal.SIGUSR1)
+            unlock_and_signal(fd, child, signal_first=i % 2)
             answers.add(child.wait_for())
             wait_until(lambda: try_lock("flock", fd))
         wait_until(lambda: not locks(lockspace))
@@ -234,12 +238,7 @@ def test_a_change_that_crosses_the_signal_is_made_or_not(lockspace, way):
         with taken("flock", lockspace, "r", "pr") as fd:
             child.say("change")
             wait_until_queued(lockspace, child)
-            if i % 2:
-                child.signal(signal.SIGUSR1)
-                unlock("flock", fd)
-            else:
-                unlock("flock", fd)
-                child.signal(signal.SIGUSR1)
+            unlock_and_signal(fd, child, signal_first=i % 2)
             answer = child.wait_for()
             assert answer in (0, errno.EINTR)
             wait_until(lambda: not waiters(lockspace))
