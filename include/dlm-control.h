@@ -12,7 +12,7 @@
 int dlm_control_make(const char *name, uint32_t flags, const DlmNode *access, DlmNode *ret_node, gboolean *ret_is_linked);
 
 /* Release @name, whose device is @node: returns when it has gone from this
- * node and the last opener with it; at once when it went before. Without @force: -EBUSY, somebody of this
- * node uses it; -EREMOTE, only other nodes' locks stand in the way. @xid: of
- * our own locks, which do not matter here. */
+ * node and the last opener with it; at once when it went before. Without
+ * @force: -EBUSY, somebody of this node uses it; -EREMOTE, only other nodes'
+ * locks stand in the way. @xid: of our own locks, which do not matter here. */
 int dlm_control_release(const char *name, const DlmNode *node, uint64_t xid, gboolean force);

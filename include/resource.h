@@ -25,7 +25,7 @@ struct Resource {
         uint8_t size;                           /* of the value, as this mount last saw it */
         uint8_t name_len;
         unsigned held_up;                       /* of its locks: is_held_up */
-        gint64 shown_us;                        /* when the kernel last had its permissions: tree_now_us() */
+        gint64 shown_us;                        /* when the kernel last had its permissions, not listed: tree_now_us() */
         Lock *keeper;                           /* NULL: nothing to keep */
         GQueue locks;                           /* of Lock */
         GList listing;                          /* in Lockspace.listed, if is_listed */

@@ -53,7 +53,8 @@ static void fill(Node *node, View view, struct stat *st)
         } else {
                 Resource *resource = (Resource *)node;
 
-                resource->shown_us = tree_now_us(resource->lockspace->tree);
+                if (!resource->is_listed)
+                        resource->shown_us = tree_now_us(resource->lockspace->tree);
                 resource_get_attr(resource, view, &st->st_uid, &st->st_gid, &st->st_mode);
                 st->st_mode |= S_IFREG;
                 st->st_size = resource->size;

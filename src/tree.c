@@ -80,8 +80,8 @@ static void notify_views(Tree *tree, const Node *node, unsigned views)
                         tree->notify.attr(tree->notify.data, node_ino(node, view));
 }
 
-/* And the names in it that are not listed, which have its permissions. There may be very many: it is told once of each that
- * it has asked for lately, and that costs no more than its asking did. */
+/* And the names in it that are not listed, which have its permissions. There may be very many: all are looked at, but the
+ * kernel is told of those that it has asked for lately, and once of each. */
 static void notify_lockspace(Tree *tree, const Lockspace *lockspace)
 {
         GHashTableIter iter;
