@@ -87,7 +87,7 @@ static const long small_opens[] = {
         5, 295, 342,                            /* i386: open, openat, open_by_handle_at */
 #elif defined(__aarch64__)
         5, 322, 371,                            /* arm: the same */
-#else                                           /* we are such a program, or the numbers are the same for both */
+#else                                           /* we are such a program, or know no other numbers */
 #ifdef SYS_open
         SYS_open,
 #endif
