@@ -23,7 +23,7 @@ gboolean session_new(Tree *tree, const struct fuse_lowlevel_ops *ops, size_t ops
                      Session **ret_session, GError **error);
 /* To be called by the ops' init. */
 void session_mounted(Tree *tree);
-/* Take the mount out of the tree of files; who has files open keeps them. */
+/* Take the mount out of the tree of files; who has files open keeps them. What else its place leads to by then stays. */
 void session_detach(Session *session);
-void session_unmount(Session *session);         /* and no request is read any more */
+void session_unmount(Session *session);         /* the same; and no request is read any more */
 void session_free(Session *session);            /* NULL is fine */

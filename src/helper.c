@@ -1,6 +1,7 @@
 #include "helper.h"
 #include "lockspacefs.h"
 #include "mount-look.h"
+#include "mount-table.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -162,18 +163,8 @@ static gboolean ask_mount(const char *mountpoint, Mounted *ret_mounted)
 static gboolean is_mounted_elsewhere(dev_t device)
 {
         g_autofree char *connection = g_strdup_printf("/sys/fs/fuse/connections/%u", minor(device));
-        g_autofree char *text = NULL;
-        g_auto(GStrv) lines = NULL;
-        gboolean found = access(connection, F_OK) == 0;
 
-        if (!found && g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
-                lines = g_strsplit(text, "\n", -1);
-        for (char **line = lines; !found && line && *line; line++) {
-                unsigned ours[2];
-
-                found = sscanf(*line, "%*d %*d %u:%u", &ours[0], &ours[1]) == 2 && makedev(ours[0], ours[1]) == device;
-        }
-        return found;
+        return access(connection, F_OK) == 0 || mount_table_has(device);
 }
 
 /* A pidfd of the daemon behind a mount; negative: not to be found. */

@@ -1,11 +1,11 @@
 #include "session.h"
 #include "lockspacefs.h"
+#include "mount-table.h"
 #include "request.h"
 #include "spin.h"
 #include "trace.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <mntent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +23,7 @@ struct Session {
         const SessionEvents *events;
         void *data;
         gboolean is_mounted;
+        dev_t device;                           /* of the mount; 0: nobody could tell */
         unsigned singles;                       /* turns in a row with one request each */
 };
 
@@ -174,19 +175,24 @@ static gboolean check_timeouts(GError **error)
  * engine local, two would hold the same. */
 static gboolean check_mountpoint(const char *mountpoint, GError **error)
 {
-        FILE *mounts = setmntent("/proc/self/mounts", "re");
-        const struct mntent *entry;
-        gboolean is_ours = FALSE;
+        g_autofree char *type = NULL;
+        dev_t device;
 
-        while (mounts && (entry = getmntent(mounts)))
-                if (g_str_equal(entry->mnt_dir, mountpoint))
-                        is_ours = g_str_equal(entry->mnt_type, LOCKSPACEFS_TYPE);       /* the last one is the upper one */
-        if (mounts)
-                endmntent(mounts);
-        if (is_ours)
-                g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_EXIST, "mount point %s: a lockspacefs is mounted there already, umount it first",
-                            mountpoint);
-        return !is_ours;
+        if (mount_table_find(mountpoint, &device, &type) < 0 || !g_str_equal(type, LOCKSPACEFS_TYPE))
+                return TRUE;
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_EXIST, "mount point %s: a lockspacefs is mounted there already, umount it first",
+                    mountpoint);
+        return FALSE;
+}
+
+/* Does the path lead to our mount? It may be unmounted lazily, and another one be there; or something is mounted over it. */
+static gboolean is_in_place(const Session *session)
+{
+        g_autofree char *type = NULL;
+        dev_t device;
+        const int r = mount_table_find(session->tree->options->mountpoint, &device, &type);
+
+        return r == 0 ? !session->device || device == session->device : r != -ENOENT;
 }
 
 static void notify_attr(void *data, fuse_ino_t ino)
@@ -236,13 +242,16 @@ static gboolean mount_it(Session *session, const struct fuse_lowlevel_ops *ops, 
 {
         const Options *options = session->tree->options;
         g_autoptr(GString) log = g_string_new(NULL);
+        g_autofree char *type = NULL;
 
         session->se = make_session(options, ops, ops_size, session->tree, log);
         mount_log = log;
         session->is_mounted = session->se && fuse_session_mount(session->se, options->mountpoint) == 0;
         mount_log = NULL;
         g_strdelimit(g_strchomp(log->str), "\n", ';');
-        if (!session->is_mounted)
+        if (session->is_mounted)
+                mount_table_find(options->mountpoint, &session->device, &type);
+        else
                 g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot mount on %s: %s", options->mountpoint,
                             *log->str ? log->str : "see the messages above");
         return session->is_mounted;
@@ -282,11 +291,25 @@ void session_detach(Session *session)
         const char *argv[] = { "fusermount3", "-u", "-q", "-z", "--", mountpoint, NULL };
         g_autoptr(GError) error = NULL;
 
-        if (umount2(mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL)
+        if (!is_in_place(session) || umount2(mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL)
                 return;
         /* An ordinary user's: not waited for, since it may ask us something. */
         if (!g_spawn_async(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, &error))
                 g_warning("cannot unmount %s: %s", mountpoint, error->message);
+}
+
+/* libfuse unmounts by path, unless the connection is broken already. It asks poll(2), to which a pipe that nobody
+ * reads looks just so; and with our end of it the connection breaks. */
+static gboolean break_connection(Session *session)
+{
+        int fds[2];
+
+        if (pipe2(fds, O_CLOEXEC) < 0)
+                return FALSE;
+        close(fds[0]);
+        dup2(fds[1], fuse_session_fd(session->se));
+        close(fds[1]);
+        return TRUE;
 }
 
 void session_unmount(Session *session)
@@ -296,9 +319,9 @@ void session_unmount(Session *session)
                 g_source_destroy(session->source);
                 g_clear_pointer(&session->source, g_source_unref);
         }
-        if (session->is_mounted)
+        if (session->is_mounted && (is_in_place(session) || break_connection(session)))
                 fuse_session_unmount(session->se);
-        session->is_mounted = FALSE;
+        session->is_mounted = FALSE;            /* and what is open goes with the session */
 }
 
 void session_free(Session *session)

@@ -522,6 +522,55 @@ def test_a_second_signal_ends_it_at_once(daemon, first, second):
         os.close(holder)
 
 
+def mount_anew(daemon, engine):
+    """Where that one was mounted."""
+    place = daemon.directory / "new"
+    place.mkdir()
+    new = Daemon(place, engine=engine)
+    new.mountpoint = daemon.mountpoint
+    return new
+
+
+@pytest.mark.parametrize("way", ["the last close", "a second signal", "a signal after umount -l"])
+def test_a_daemon_that_ends_leaves_what_was_mounted_after_it(make_daemon, engine, way):
+    daemon = make_daemon()
+    root = os.open(daemon.mountpoint, os.O_PATH)        # as a shell's directory, keeps the mount itself alive
+    holder = os.open(make_lockspace(daemon.mountpoint) / ".ex" / "job", os.O_RDWR)
+    if way == "a signal after umount -l":
+        umount(daemon.mountpoint, lazily=True)
+    else:
+        daemon.signal(signal.SIGTERM)
+    wait_until_detached(daemon.mountpoint)
+    with mount_anew(daemon, engine) as new:
+        if way == "a signal after umount -l":           # it goes on for who has a file open
+            daemon.signal(signal.SIGTERM)
+            assert wait_for_poll(holder, 0) & select.POLLHUP
+            assert is_mounted(new.mountpoint)
+        if way == "a second signal":
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+        with contextlib.suppress(OSError):
+            os.close(holder)
+        assert daemon.wait() == 0
+        os.close(root)
+        assert status(new.mountpoint)["pid"] == new.pid
+        with opened(make_lockspace(new.mountpoint, "new") / ".ex" / "job") as fd:
+            assert os.write(fd, b"served") == 6
+
+
+def test_a_daemon_that_ends_leaves_what_covers_it(make_daemon):
+    daemon = make_daemon()
+    with opened(make_lockspace(daemon.mountpoint) / ".ex" / "job") as holder:
+        subprocess.run(["mount", "-t", "tmpfs", "none", daemon.mountpoint], check=True)
+        touch(daemon.mountpoint / "data")
+        daemon.signal(signal.SIGTERM)
+        assert wait_for_poll(holder, 0) & select.POLLHUP
+        assert os.listdir(daemon.mountpoint) == ["data"]
+    assert daemon.wait() == 0
+    assert os.listdir(daemon.mountpoint) == ["data"]
+    subprocess.run(["umount", daemon.mountpoint], check=True)
+
+
 @pytest.mark.parametrize("kind", [flock_waiter, fcntl_waiter, open_waiter])
 def test_a_connection_that_breaks_under_those_who_wait_ends_it_well(daemon, kind):
     """umount -f breaks it, though it may say that the mount is busy."""

@@ -1,0 +1,60 @@
+#include "mount-table.h"
+#include <errno.h>
+#include <stdio.h>
+#include <sys/sysmacros.h>
+
+enum { DEVICE = 2, MOUNTPOINT = 4 };            /* fields of a line; the type follows the first dash after these */
+
+/* NULL: it cannot be read. */
+static GStrv read_lines(void)
+{
+        g_autofree char *text = NULL;
+
+        return g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL) ? g_strsplit(text, "\n", -1) : NULL;
+}
+
+static gboolean read_device(const char *field, dev_t *ret_device)
+{
+        unsigned numbers[2];
+
+        if (sscanf(field, "%u:%u", &numbers[0], &numbers[1]) != 2)
+                return FALSE;
+        *ret_device = makedev(numbers[0], numbers[1]);
+        return TRUE;
+}
+
+int mount_table_find(const char *mountpoint, dev_t *ret_device, char **ret_type)
+{
+        g_auto(GStrv) lines = read_lines();
+
+        for (guint i = lines ? g_strv_length(lines) : 0; i > 0; i--) {
+                g_auto(GStrv) fields = g_strsplit(lines[i - 1], " ", -1);
+                const guint n = g_strv_length(fields);
+                g_autofree char *path = n > MOUNTPOINT ? g_strcompress(fields[MOUNTPOINT]) : NULL;      /* \040 and such */
+                guint dash = MOUNTPOINT + 1;
+
+                if (g_strcmp0(path, mountpoint) != 0)
+                        continue;
+                while (dash < n && !g_str_equal(fields[dash], "-"))
+                        dash++;
+                if (dash + 1 >= n || !read_device(fields[DEVICE], ret_device))
+                        return -EIO;
+                *ret_type = g_strdup(fields[dash + 1]);
+                return 0;
+        }
+        return lines ? -ENOENT : -EIO;
+}
+
+gboolean mount_table_has(dev_t device)
+{
+        g_auto(GStrv) lines = read_lines();
+        gboolean found = FALSE;
+
+        for (char **line = lines; line && *line && !found; line++) {
+                g_auto(GStrv) fields = g_strsplit(*line, " ", DEVICE + 2);
+                dev_t its;
+
+                found = g_strv_length(fields) > DEVICE && read_device(fields[DEVICE], &its) && its == device;
+        }
+        return found;
+}
