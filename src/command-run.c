@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define EXIT_LOST 124                           /* as of timeout(1): the command was ended by us */
-#define SECONDS_MAX 1e6                         /* of an option: what a timer in milliseconds can have */
+#define SECONDS_MAX 1000000                     /* of an option: what a timer in milliseconds can have */
 
 typedef struct RunOptions {
         RunWish wish;
@@ -105,11 +105,11 @@ static gboolean read_seconds(const char *text, double *ret_seconds)
 static char *check_options(RunOptions *options)
 {
         if (!read_seconds(options->wait, &options->wish.timeout_s))
-                return g_strdup_printf("-w %s: write seconds, like 5 or 0.5", options->wait);
+                return g_strdup_printf("-w %s: write seconds, like 5 or 0.5, %d at most", options->wait, SECONDS_MAX);
         if (options->try && options->wait)
                 return g_strdup("-n and -w: say one of them");
         if (!read_seconds(options->kill_after, &options->kill_after_s))
-                return g_strdup_printf("-k %s: write seconds, like 5 or 0.5", options->kill_after);
+                return g_strdup_printf("-k %s: write seconds, like 5 or 0.5, %d at most", options->kill_after, SECONDS_MAX);
         if (options->refused_status < 0 || options->refused_status > 255)
                 return g_strdup("-E: write an exit status, from 0 to 255");
         if (options->yield && !read_signal(options->yield, &options->yield_signal))
@@ -287,18 +287,6 @@ static int run_command(Run *run, GError **error)
         return finish(run, value, error);
 }
 
-/* The lock must not become standard output. */
-static void occupy_standard_descriptors(void)
-{
-        int fd;
-
-        do
-                fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-        while (fd >= 0 && fd <= STDERR_FILENO);
-        if (fd >= 0)
-                close(fd);
-}
-
 int command_run(int argc, char **argv)
 {
         g_auto(RunOptions) options;
@@ -308,7 +296,6 @@ int command_run(int argc, char **argv)
 
         setlocale(LC_CTYPE, "");
         run_options_init(&options);
-        occupy_standard_descriptors();
         if (!read_options(argc, argv, &options))
                 return EX_USAGE;
         status = run_command(&run, &error);

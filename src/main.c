@@ -89,6 +89,26 @@ static void tell_failure(const GError *error)
 
 /* --- the background --- */
 
+/* What is opened must not become standard input, output or error. */
+static void occupy_standard_descriptors(void)
+{
+        int fd;
+
+        do
+                fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        while (fd >= 0 && fd <= STDERR_FILENO);
+        if (fd >= 0)
+                close(fd);
+}
+
+/* What our caller has open is nothing to us: a file of another mount, with a lock, would stay open with it. */
+static void close_inherited(int except)
+{
+        if (except > STDERR_FILENO + 1)
+                close_range(STDERR_FILENO + 1, except - 1, 0);
+        close_range(except + 1, ~0U, 0);
+}
+
 /* In the child: 0, and @ret_ready_fd is where to say that all is well. In the
  * parent: does not return; its status is the child's success. */
 static int go_to_background(int *ret_ready_fd)
@@ -110,7 +130,7 @@ static int go_to_background(int *ret_ready_fd)
                         ;
                 _exit(WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : EXIT_FAILURE);
         }
-        close(fds[0]);
+        close_inherited(fds[1]);
         setsid();
         g_log_set_writer_func(write_syslog, NULL, NULL);
         *ret_ready_fd = fds[1];
@@ -434,6 +454,7 @@ int main(int argc, char **argv)
         gboolean ok;
         int status;
 
+        occupy_standard_descriptors();
         if (!helper && run_command(argc, argv, &status))        /* what mount(8) says first is a source */
                 return status;
         umask(0);                               /* modes are the caller's business */

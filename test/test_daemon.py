@@ -196,6 +196,29 @@ def test_it_goes_to_the_background_once_the_mount_answers(mountpoint, engine, su
     assert end_status(pid) == 0
 
 
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+def test_standard_descriptors_may_be_closed(mountpoint, engine, subreaper, closed):
+    """Nothing else takes their place, to be replaced by /dev/null later: what wakes the loop, and what brings signals."""
+    done = shell(f"exec '{daemon_path()}' -o engine={engine} '{mountpoint}' {closed}")
+    assert done.returncode == 0 and is_mounted(mountpoint)
+    pid, = daemons_of(mountpoint)
+    links = {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    assert {links[fd] for fd in "012"} == {"/dev/null"}
+    assert {"anon_inode:[eventfd]", "anon_inode:[signalfd]"} <= set(links.values())
+    os.kill(pid, signal.SIGTERM)
+    assert end_status(pid) == 0
+
+
+def test_in_the_background_it_has_nothing_of_its_callers(mountpoint, engine, lockspace):
+    """Else a script that mounts under a lock would leave the lock with the daemon."""
+    holder = os.open(lockspace / ".ex" / "cron", os.O_RDWR)
+    done = lockspacefs("-o", f"engine={engine}", mountpoint, pass_fds=[holder])
+    assert done.returncode == 0
+    os.close(holder)
+    wait_until(lambda: locks(lockspace) == [])
+    umount(mountpoint)
+
+
 def test_in_the_background_it_says_nothing(mountpoint, engine):
     """Nor about lockspaces that are there already."""
     for is_first in [True, False]:
