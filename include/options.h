@@ -28,6 +28,7 @@ typedef struct Options {
         char *lockspace_flags;                  /* dlm: NULL or a list with colons between */
 
         struct fuse_args mount_args;            /* for libfuse: what is left, and what we always want */
+        unsigned max_read;                      /* what is said there, which we have to tell the kernel as well */
 } Options;
 
 #define EXIT_USAGE 2                            /* the command line is wrong */

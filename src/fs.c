@@ -61,6 +61,8 @@ static Handle *get_handle(fuse_req_t req, const struct fuse_file_info *fi)
 
 static void fs_init(void *userdata, struct fuse_conn_info *conn)
 {
+        const Tree *tree = userdata;
+
         /* Close is throttled by max_background: with the default of 12 a
          * try-lock right after another's close fails. */
         conn->max_background = 65535;
@@ -69,6 +71,7 @@ static void fs_init(void *userdata, struct fuse_conn_info *conn)
          * memory each byte is: the kernel makes of max_write a number of pages, and
          * splits what lies on more, reads too. */
         conn->max_write = (VALUE_LEN + 1) * sysconf(_SC_PAGESIZE);
+        conn->max_read = tree->options->max_read;
         conn->want &= ~(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
         session_mounted(userdata);
 }

@@ -45,6 +45,8 @@ static const struct fuse_opt table[] = {
         TEXT("max_waiters=%s", max_waiters),
         TEXT("spin=%s", spin),
         { "lockspace_flags=%s", offsetof(Parser, options.lockspace_flags), 0 },
+        { "max_read=%u", offsetof(Parser, options.max_read), 0 },
+        FUSE_OPT_KEY("max_read=", FUSE_OPT_KEY_KEEP),
         /* What mount(8) and fstab(5) say to others. */
         FUSE_OPT_KEY("defaults", FUSE_OPT_KEY_DISCARD),
         FUSE_OPT_KEY("auto", FUSE_OPT_KEY_DISCARD),
@@ -156,6 +158,8 @@ static int process(void *data, const char *arg, int key, struct fuse_args *outar
                 process_word(parser, arg, outargs);
                 return 0;
         default:
+                if (!*arg)                      /* of "-o ''", or of a comma too many */
+                        return 0;
                 if (g_str_has_prefix(arg, "x-") || g_str_has_prefix(arg, "X-"))
                         return 0;               /* of programs that read fstab */
                 if (g_str_equal(arg, "remount") && !parser->bad)

@@ -219,6 +219,12 @@ def test_in_the_background_it_has_nothing_of_its_callers(mountpoint, engine, loc
     umount(mountpoint)
 
 
+def test_an_option_that_is_not_there_is_none(mountpoint, engine):
+    done = lockspacefs("-o", "", "-o", ",", "-o", f",,engine={engine},,wait=2,", mountpoint)
+    assert (done.returncode, done.stderr) == (0, "")
+    umount(mountpoint)
+
+
 def test_in_the_background_it_says_nothing(mountpoint, engine):
     """Nor about lockspaces that are there already."""
     for is_first in [True, False]:

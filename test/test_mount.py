@@ -241,9 +241,9 @@ def test_options_that_others_mean(machine, options):
 
 
 def test_options_of_the_kernel_reach_it(machine):
-    machine.check(f"mount -t lockspacefs none {machine.dlm} -o {machine.options},noexec,noatime,ro")
+    machine.check(f"mount -t lockspacefs none {machine.dlm} -o {machine.options},noexec,noatime,ro,max_read=8192")
     (_, _, options), = machine.mounted()
-    assert {"ro", "noexec", "noatime", "default_permissions"} <= set(options.split(","))
+    assert {"ro", "noexec", "noatime", "default_permissions", "max_read=8192"} <= set(options.split(","))
     assert "Read-only" in machine.run(f"mkdir {machine.dlm}/web").stderr
 
 
