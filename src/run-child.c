@@ -72,6 +72,7 @@ static int start(RunChild *child, char **argv)
         const pid_t parent = getpid();
         int fds[2], e = 0;
 
+        child->pid = -1;
         if (pipe2(fds, O_CLOEXEC) < 0)
                 return -errno;
         child->pid = fork();

@@ -79,7 +79,8 @@ static gboolean open_directory(const char *path, const char *directory, RunLock 
 
         lock->directory_fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (lock->directory_fd < 0 || fstatfs(lock->directory_fd, &fs) < 0)
-                return fail(error, errno == EACCES ? EX_NOPERM : errno == ENOTCONN ? EX_UNAVAILABLE : EX_NOINPUT, "%s: %s%s", path,
+                return fail(error, errno == EACCES ? EX_NOPERM : errno == ENOTCONN ? EX_UNAVAILABLE :
+                                   errno == EMFILE || errno == ENFILE ? EX_OSERR : EX_NOINPUT, "%s: %s%s", path,
                             g_strerror(errno),
                             errno == ENOENT ? "; a lock file is in a lockspace, make that with mkdir" :
                             errno == ENOTCONN ? "; the daemon is gone, umount and mount again" : "");
@@ -257,6 +258,12 @@ static gboolean fail_to_take(const RunLock *lock, const char *path, int status, 
         case ENOTCONN:
         case ECONNABORTED:
                 return fail(error, EX_UNAVAILABLE, "%s: %s; lockspacefs has ended, mount it again", path, g_strerror(-status));
+        case EMFILE:
+        case ENFILE:
+                return fail(error, EX_OSERR, "%s: %s", path, g_strerror(-status));
+        case ENOLCK:
+        case ENOSPC:
+                return fail(error, EX_UNAVAILABLE, "%s: %s; see max_locks, max_files and max_waiters in lockspacefs(8)", path, g_strerror(-status));
         default:
                 return fail(error, EX_UNAVAILABLE, "%s: %s", path, g_strerror(-status));
         }

@@ -85,12 +85,12 @@ gboolean run_value_new(RunLock *lock, RunValue **ret_value, GError **error)
         return TRUE;
 }
 
-/* Has the command written it? Even if nothing, or the same again. */
+/* Has the command written it? Even if nothing, or the same again. Where it may not, it can still touch the file. */
 static gboolean is_written(const RunValue *value)
 {
         struct stat st;
 
-        return fstat(value->fd, &st) == 0 && (st.st_mtim.tv_sec || st.st_mtim.tv_nsec);
+        return mode_is_writer(run_lock_mode(value->lock)) && fstat(value->fd, &st) == 0 && (st.st_mtim.tv_sec || st.st_mtim.tv_nsec);
 }
 
 gboolean run_value_set(RunValue *value, const char *constant, GError **error)

@@ -126,6 +126,10 @@ static JsonObject *failed_by_errno(const char *mountpoint, int e)
                 return status_look_failed(mountpoint, HEALTH_UNKNOWN, "we may not look: ask as the user who mounted it, or mount with -o allow_other");
         case ENOENT:
                 return status_look_failed(mountpoint, HEALTH_DOWN, "no lockspacefs is mounted there");
+        case EMFILE:
+        case ENFILE:
+        case ENOMEM:
+                return status_look_failed(mountpoint, HEALTH_UNKNOWN, g_strerror(e));
         default:
                 return status_look_failed(mountpoint, HEALTH_DOWN, g_strerror(e));
         }

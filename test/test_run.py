@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -14,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from locking import held, is_free, taken
-from lockspacefs_test import (MODES, NOBODY, TIMEOUT, daemon_path, get, locks, put, remove_lockspace, run_as,
-                              umount, wait_for_exit, wait_for_waiters, wait_until, waiters)
+from lockspacefs_test import (MODES, NOBODY, TIMEOUT, daemon_path, get, locks, make_lockspace, put, remove_lockspace,
+                              run_as, umount, wait_for_exit, wait_for_waiters, wait_until, waiters)
 from test_signals import process_state
 
 LOST = 124
-USAGE, NO_INPUT, UNAVAILABLE, NO_PERMISSION, BAD_DATA = 64, 66, 69, 77, 65
+USAGE, NO_INPUT, UNAVAILABLE, OS_ERROR, NO_PERMISSION, BAD_DATA = 64, 66, 69, 71, 77, 65
 
 STAY = "echo ready; read line"                  # until a line of its input, or its end
 # Says what signals it gets, each in a line; TERM ends it with status 7.
@@ -558,10 +559,33 @@ def test_a_mode_that_does_not_write(lockspace, lock):
 
 # --- what goes wrong -------------------------------------------------------
 
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("pw", "ex")])
+def test_touching_the_file_writes_no_value(lockspace, lock, mode):
+    for command in ["touch", ": >"]:
+        done = run("-m", mode, lock, "sh", "-c", f'{command} "$LOCKSPACEFS_VALUE_FILE"')
+        assert (done.returncode, done.stderr) == (0, "")
+    assert get(lockspace / ".pr" / lock.name) == b""
+
+
+@pytest.mark.parametrize("descriptors", range(5, 12))
+def test_without_descriptors_it_says_so(lock, descriptors):
+    """What the command then says is its own affair: `true` needs its libraries."""
+    done = run(lock, "true", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, 100)))
+    if done.returncode not in (0, 127):
+        assert done.returncode == OS_ERROR and "Too many open files" in done.stderr
+
+
+def test_a_user_at_his_limit_is_told_which(make_daemon):
+    lockspace = make_lockspace(make_daemon("max_locks=1").mountpoint, "web", 0o777)
+    done = run_as(NOBODY, command(lockspace / "one", *command(lockspace / "two", "true")))
+    assert done.returncode == UNAVAILABLE and "max_locks" in done.stderr
+
+
 def test_wrong_options_say_what_is_wrong(lock):
     for arguments, word in [(["-m", "xx", lock, "true"], "no such mode"), (["-n", "-w", "1", lock, "true"], "say one of them"),
                             (["-w", "-1", lock, "true"], "-w -1: write seconds"), (["-w", "nan", lock, "true"], "-w nan: write seconds"),
-                            (["-w", "soon", lock, "true"], "soon"), (["-k", "1s", lock, "true"], "-k 1s: write seconds"),
+                            (["-w", "soon", lock, "true"], "soon"), (["-w", "1000001", lock, "true"], "1000000 at most"),
+                            (["-k", "1s", lock, "true"], "-k 1s: write seconds"),
                             (["-E", "256", lock, "true"], "from 0 to 255"), (["-y", "NOPE", lock, "true"], "no such signal"),
                             (["--nope", lock, "true"], "--nope"), ([lock], "no command given"), ([lock, "--"], "no command given"),
                             ([], "no lock file given"), (["", "true"], "no name")]:
