@@ -6,6 +6,10 @@
  * directory listing. An unlisted one has the lockspace's owner, group and
  * mode without x.
  *
+ * What is only known to the kernel, which forgets nothing while it has memory,
+ * is forgotten here when its user has too many such names, or needs room for
+ * another: then the kernel finds a dead inode, and looks the name up again.
+ *
  * A resource whose value was written here has a keeper, an NL lock that keeps
  * the value alive, while it is listed.
  */
@@ -20,7 +24,8 @@ struct Resource {
         bool is_listed : 1;
         bool is_made : 1;                       /* listed by who made it, not only by a write */
         bool was_listed : 1;                    /* node's mode and owner still show through open files */
-        bool is_named : 1;                  /* in Lockspace.resources and Tree.nodes */
+        bool is_named : 1;                      /* in Lockspace.resources and Tree.nodes */
+        bool is_queued : 1;                     /* to be forgotten, if nobody uses it when it is its turn */
         unsigned views : 8;                     /* bit VIEW: that inode was looked up */
         uint8_t size;                           /* of the value, as this mount last saw it */
         uint8_t name_len;
@@ -28,12 +33,14 @@ struct Resource {
         gint64 shown_us;                        /* when the kernel last had its permissions, not listed: tree_now_us() */
         Lock *keeper;                           /* NULL: nothing to keep */
         GQueue locks;                           /* of Lock */
-        GList listing;                          /* in Lockspace.listed, if is_listed */
+        GList listing;                          /* in Lockspace.listed, if is_listed; or in users_get_names(), if is_queued */
         guint64 search : 64 - MODE_COUNT;       /* the last one for a dead-lock that came here (holder.c) … */
         guint64 searched : MODE_COUNT;          /* … and the set of held modes that it has looked for */
         uint8_t name[];
 };
 
+/* @uid has one file more, or lockspace. -ENOSPC: he has too many that are listed or in use; -ENOMEM. */
+int resource_charge(Tree *tree, uid_t uid);
 /* Find or make the resource of that name; made for @uid, unlisted.
  * -ENOSPC: the user has enough of them; -ENOMEM. */
 int resource_get(Lockspace *lockspace, const uint8_t *name, size_t len, uid_t uid, Resource **ret_resource);

@@ -24,4 +24,6 @@ int users_charge(Users *users, uid_t uid, UserThing thing);       /* or -ENOMEM 
 int users_charge_many(Users *users, uid_t uid, UserThing thing, unsigned n);
 void users_discharge(Users *users, uid_t uid, UserThing thing);
 void users_discharge_many(Users *users, uid_t uid, UserThing thing, unsigned n);
+/* Of the files that count for @uid, who has one: those that may be forgotten (resource.c), the oldest first. */
+GQueue *users_get_names(Users *users, uid_t uid);
 void users_free(Users *users);

@@ -641,7 +641,7 @@ void request_mkdir(fuse_req_t req, Tree *tree, const char *name, mode_t mode)
         if (r == 0 && !(detail->name = memory_strdup(name)))
                 r = -ENOMEM;
         if (r == 0)
-                r = users_charge(tree->users, ctx->uid, USER_FILE);
+                r = resource_charge(tree, ctx->uid);
         if (r < 0)
                 return detail_fail(detail, r);
         request_begin_wait(detail->request);

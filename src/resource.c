@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define NAMES_MAX 16384                         /* of a user, to be forgotten */
+
 guint resource_name_hash(gconstpointer pointer)
 {
         const Resource *resource = pointer;
@@ -33,13 +35,70 @@ Resource *resource_find(Lockspace *lockspace, const uint8_t *name, size_t len)
         return g_hash_table_lookup(lockspace->resources, &key);
 }
 
+/* --- names that may be forgotten --- */
+
+static gboolean is_in_use(const Resource *resource)
+{
+        return resource->is_listed || resource->opens || resource->locks.length;
+}
+
+static GQueue *queue_of(const Resource *resource)
+{
+        return users_get_names(resource->lockspace->tree->users, resource->charged_uid);
+}
+
+static void queue(Resource *resource)
+{
+        if (!resource->is_queued)
+                g_queue_push_tail_link(queue_of(resource), &resource->listing);
+        resource->is_queued = TRUE;
+}
+
+static void unqueue(Resource *resource)
+{
+        if (resource->is_queued)
+                g_queue_unlink(queue_of(resource), &resource->listing);
+        resource->is_queued = FALSE;
+}
+
+/* FALSE: there is none. Those that are in use come back into the queue when they are not any more. */
+static gboolean forget_one(GQueue *names)
+{
+        Resource *resource;
+
+        while ((resource = g_queue_peek_head(names))) {
+                unqueue(resource);
+                if (!is_in_use(resource)) {
+                        resource_unname(resource);
+                        resource_release(resource);
+                        return TRUE;
+                }
+        }
+        return FALSE;
+}
+
+int resource_charge(Tree *tree, uid_t uid)
+{
+        Users *users = tree->users;
+        int r;
+
+        while ((r = users_charge(users, uid, USER_FILE)) == -ENOSPC)
+                if (!forget_one(users_get_names(users, uid)))
+                        return r;
+        if (r == 0 && users_get_names(users, uid)->length >= NAMES_MAX)
+                forget_one(users_get_names(users, uid));
+        return r;
+}
+
+/* --- life --- */
+
 int resource_get(Lockspace *lockspace, const uint8_t *name, size_t len, uid_t uid, Resource **ret_resource)
 {
         Resource *resource = resource_find(lockspace, name, len);
         int r;
 
         if (!resource) {
-                r = users_charge(lockspace->tree->users, uid, USER_FILE);
+                r = resource_charge(lockspace->tree, uid);
                 if (r < 0)
                         return r;
                 resource = memory_alloc0(sizeof(Resource) + len);
@@ -55,8 +114,10 @@ int resource_get(Lockspace *lockspace, const uint8_t *name, size_t len, uid_t ui
                 resource->is_named = TRUE;
                 node_touch(&resource->node);
                 resource->node.atime_ns = resource->node.mtime_ns;
+                resource->listing.data = resource;
                 g_hash_table_add(lockspace->resources, resource);
                 tree_add_node(lockspace->tree, &resource->node);
+                queue(resource);
         }
         *ret_resource = resource;
         return 0;
@@ -68,6 +129,7 @@ void resource_unname(Resource *resource)
 
         if (!resource->is_named)
                 return;
+        unqueue(resource);
         resource->is_named = FALSE;
         resource->lookups = 0;
         g_hash_table_remove(lockspace->resources, resource);
@@ -77,8 +139,10 @@ void resource_unname(Resource *resource)
 
 void resource_release(Resource *resource)
 {
-        if (resource->is_listed || resource->lookups || resource->opens || resource->locks.length)
+        if (is_in_use(resource))
                 return;
+        if (resource->lookups)
+                return queue(resource);
         resource_unname(resource);
         lockspace_unref(resource->lockspace);
         g_free(resource);
@@ -87,7 +151,7 @@ void resource_release(Resource *resource)
 static void show(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
 {
         if (!resource->is_listed) {
-                resource->listing.data = resource;
+                unqueue(resource);
                 g_queue_push_tail_link(&resource->lockspace->listed, &resource->listing);
         }
         resource->is_listed = resource->was_listed = TRUE;
@@ -108,9 +172,10 @@ int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
         if (resource->is_listed && resource->is_made)
                 return -EEXIST;
         if (uid != resource->charged_uid) {
-                r = users_charge(lockspace->tree->users, uid, USER_FILE);
+                r = resource_charge(lockspace->tree, uid);
                 if (r < 0)
                         return r;
+                unqueue(resource);
                 users_discharge(lockspace->tree->users, resource->charged_uid, USER_FILE);
                 resource->charged_uid = uid;
         }

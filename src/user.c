@@ -7,11 +7,13 @@
 typedef struct User {
         gint uid;                               /* the key, first: the table is a set */
         unsigned has[THINGS];
+        GQueue names;
 } User;
 
 struct Users {
         unsigned limits[THINGS];
         GHashTable *users;                      /* of User */
+        User root;                              /* not in the table: nothing is counted */
 };
 
 Users *users_new(const Options *options)
@@ -50,6 +52,14 @@ int users_charge_many(Users *users, uid_t uid, UserThing thing, unsigned n)
                 return beyond[thing];
         user->has[thing] += n;
         return 0;
+}
+
+GQueue *users_get_names(Users *users, uid_t uid)
+{
+        const gint key = uid;
+        User *user = uid == 0 ? &users->root : g_hash_table_lookup(users->users, &key);
+
+        return &user->names;
 }
 
 int users_charge(Users *users, uid_t uid, UserThing thing)

@@ -16,7 +16,7 @@ import threading
 import pytest
 
 from inject import Life, sweep
-from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, lockspacefs, make_lockspace, opened, put,
+from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, locks, lockspacefs, make_lockspace, opened, put,
                               raises_errno, run_as, status, touch, wait_for_waiters, wait_until)
 
 F_OFD_SETLK = 37
@@ -32,13 +32,6 @@ def limited(make_daemon):
 
 def mknod(path):
     os.mknod(path, 0o666 | stat.S_IFREG)
-
-
-def after_dropped_caches(function, *args):
-    """errno_of() it, once the kernel has forgotten the names that nobody uses and told the daemon."""
-    with open("/proc/sys/vm/drop_caches", "wb") as control:
-        control.write(b"2")
-    return errno_of(function, *args)
 
 
 # --- files ---------------------------------------------------------------------
@@ -103,20 +96,60 @@ def test_files_at_the_limit_still_work(limited):
                 os.write(fd, b"x")
 
 
-@pytest.mark.parametrize("place", [".nl", ".ex"])
-def test_looked_up_names_count_too(limited, place):
-    """Any name answers in a mode directory: stats of random ones must not fill the memory."""
-    def look_up():
-        for i in range(20 * LIMIT):
-            number = errno_of(os.stat, limited / place / f"random-{i}")
-            if number:
-                return number
-        return 0
+def test_names_in_use_in_a_mode_directory_count_too(limited):
+    """Until they are closed."""
+    with as_user(NOBODY):
+        files = [os.open(limited / ".nl" / f"job-{i}", os.O_RDONLY) for i in range(LIMIT)]
+        for i in range(LIMIT):
+            mknod(limited / f"job-{LIMIT + i}")
+        for use in [os.stat, lambda path: os.open(path, os.O_RDONLY)]:
+            with raises_errno(errno.ENOSPC):
+                use(limited / ".nl" / "one-too-many")
+        os.close(files.pop())
+        wait_until(lambda: errno_of(os.stat, limited / ".nl" / "one-more") == 0)
+        with raises_errno(errno.ENOSPC):
+            [mknod(limited / name) for name in ("a", "b")]
+    os.stat(limited / ".nl" / "roots")
+    run_as(SOMEBODY, lambda: os.stat(limited / ".nl" / "somebodys"))
+    for fd in files:
+        os.close(fd)
 
-    assert run_as(NOBODY, look_up) == errno.ENOSPC
-    os.stat(limited / place / "roots")
-    run_as(SOMEBODY, lambda: os.stat(limited / place / "somebodys"))
-    wait_until(lambda: after_dropped_caches(run_as, NOBODY, lambda: os.stat(limited / place / "later")) == 0)
+
+@pytest.mark.parametrize("place", [".nl", ".ex"])
+def test_names_that_are_not_used_any_more_make_room(limited, place):
+    """The kernel has all of them still. The first ones are there again when they are wanted, and what they were locked for."""
+    def use(name):
+        os.stat(limited / place / name)
+        with opened(limited / place / name, os.O_RDWR) as fd:
+            if place == ".ex":
+                os.write(fd, name.encode())
+                os.unlink(limited / name)
+
+    with as_user(NOBODY):
+        for i in range(20 * LIMIT):
+            use(f"job-{i}")
+            use(f"job-{i - 3 * LIMIT}")                 # its inode is gone by now
+        with opened(limited / place / "job-0") as fd:
+            for i in range(3 * LIMIT):
+                use(f"more-{i}")
+            assert [lock["resource"] for lock in locks(limited)] == ["job-0"]
+            os.fstat(fd)
+        for i in range(2 * LIMIT):
+            mknod(limited / f"file-{i}")
+        with raises_errno(errno.ENOSPC):
+            os.stat(limited / place / "one-too-many")
+        for i in range(2 * LIMIT):
+            os.unlink(limited / f"file-{i}")
+        use("job-0")
+
+
+def test_names_make_room_for_lockspaces(limited):
+    limited.parent.chmod(0o777)
+    with as_user(NOBODY):
+        for i in range(2 * LIMIT):
+            os.stat(limited / ".nl" / f"job-{i}")
+        (limited.parent / "own").mkdir()
+        (limited.parent / "own").rmdir()
 
 
 def test_looking_for_files_that_are_not_there_costs_nothing(limited):

@@ -24,6 +24,7 @@ KIB = 1024
 WAITERS = {"local": 10000, "dlm": 1000}
 FILES = {"local": 100000, "dlm": 5000}
 LOCKS = {"local": 100000, "dlm": 2000}
+NAMES = 20000                                   # more than a user may have without using them: lockspacefs(8), max_files
 CYCLES = {"local": 1000000, "dlm": 10000}
 
 
@@ -142,6 +143,25 @@ def test_a_hundred_thousand_lock_files(lockspace, engine):
         os.close(directory)
     os.rmdir(lockspace)
     assert not lockspace.exists()
+
+
+def test_names_that_nobody_uses_any_more_cost_no_memory(daemon, lockspace, engine):
+    """The kernel keeps each of them, and for root there is no limit. No engine has anything to do with it."""
+    if engine != "local":
+        return
+
+    def use(numbers):
+        for i in numbers:
+            os.close(os.open(f"{i}", os.O_RDONLY, dir_fd=directory))
+
+    directory = os.open(lockspace / ".nl", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        use(range(NAMES))
+        before = memory(daemon)
+        use(range(NAMES, 3 * NAMES))
+        assert is_sanitized(daemon) or memory(daemon) - before < 2 * NAMES * 20
+    finally:
+        os.close(directory)
 
 
 def test_a_hundred_thousand_locks_on_files_of_their_own(lockspace, helpers, engine):
