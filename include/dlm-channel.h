@@ -6,9 +6,11 @@
  * blocks while the lockspace is stopped, is never the main loop's, not even
  * when the daemon is killed.
  *
- * What happens is reported by mail. An id is the caller's until a report ends
- * it (a refused lock, an unlock) and may be used again at once: results that
- * an earlier lock of that id left behind are known by their lkid and dropped.
+ * What happens is reported by mail. Each call but a cancel is ended by one
+ * report, whatever the kernel says too late. An id is the caller's until a
+ * report ends it (a refused lock, an unlock) and may be used again at once:
+ * results that an earlier lock of that id left behind are known by their lkid
+ * and dropped.
  */
 #include "dlm-device.h"
 #include "dlm-mail.h"

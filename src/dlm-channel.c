@@ -33,6 +33,8 @@ typedef struct Known {                          /* a lock, as the kernel knows i
         gboolean is_granted;                    /* a later refusal does not end it */
         gboolean is_owed;                       /* a completion … */
         gboolean is_unlocking;                  /* … of its unlock */
+        gboolean is_cancelled;                  /* a cancel was written for that … */
+        gboolean was_cancelled;                 /* … for what was owed before: that ECANCEL may still come */
         gboolean is_adrift;                     /* the end of a convert was not heard: its mode is not known */
 } Known;
 
@@ -134,6 +136,21 @@ static Known *channel_find(DlmChannel *channel, uint32_t id)
         return g_hash_table_lookup(channel->known, GUINT_TO_POINTER(id));
 }
 
+/* Does @result end what is owed? Not if nothing is: then its owner has been told
+ * another end. Nor if it is an ECANCEL that is late: a cancel crossed a grant, the
+ * master died before it answered the cancel, and the kernel made up that it came in
+ * time. That stands in the device before the kernel takes the next call for the lock,
+ * but may be read when that was written. Without such a cancel before, ECANCEL is the
+ * end whoever asked for it: others may write to the device. */
+static gboolean is_end(const Known *known, const DlmResult *result)
+{
+        if (result->status == -DLM_EUNLOCK)
+                return TRUE;
+        if (!known->is_owed || known->is_unlocking)
+                return FALSE;
+        return result->status != -DLM_ECANCEL || known->is_cancelled || !known->was_cancelled;
+}
+
 static void channel_got(DlmChannel *channel, DlmResult *result)
 {
         Known *known = channel_find(channel, result->id);
@@ -145,8 +162,8 @@ static void channel_got(DlmChannel *channel, DlmResult *result)
                 channel_report(channel, DLM_REPORT_BLOCKING, result, FALSE);
                 return;
         }
-        if (known->is_adrift && !known->is_owed)
-                return;                         /* its owner has been told another end */
+        if (!is_end(known, result))
+                return;
         if (channel->owed > 0)
                 channel->owed--;
         known->is_owed = FALSE;
@@ -302,6 +319,8 @@ static void channel_owe(DlmChannel *channel, Known *known, const DlmCall *call)
 {
         known->is_owed = TRUE;
         known->is_unlocking = call->verb == DLM_VERB_UNLOCK;
+        known->was_cancelled = known->is_cancelled;
+        known->is_cancelled = FALSE;
         if (channel->is_deaf)
                 channel_give_up(channel, call->id, known);
         else
@@ -326,7 +345,8 @@ static void channel_make_call(DlmChannel *channel, DlmCall *call)
                 channel_owe(channel, known, call);
                 break;
         case DLM_VERB_CANCEL:                   /* only hurries what is owed already */
-                if (known) {
+                if (known && known->is_owed) {
+                        known->is_cancelled = TRUE;
                         call->lkid = known->lkid;
                         channel_write(channel, call);
                 }
