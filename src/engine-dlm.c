@@ -152,8 +152,8 @@ static void dlm_stop(Engine *base)
 
         dlm_watch_free(engine->watch);
         g_source_destroy(engine->source);
-        g_source_unref(engine->source);
         dlm_space_free_all(engine);
+        g_source_unref(engine->source);         /* until here locks may be owed */
         dlm_quorum_free(engine->quorum);
         dlm_worker_free(engine->control);
         dlm_worker_free(engine->scout);
@@ -253,9 +253,12 @@ static DlmLock *lock_new(DlmEngine *engine, uint32_t id, DlmSpace *space)
 
 static void lock_settle(DlmEngine *engine, DlmLock *lock)
 {
-        if (lock->is_owed)
-                g_queue_unlink(&engine->owed, &lock->owed);
+        if (!lock->is_owed)
+                return;
+        g_queue_unlink(&engine->owed, &lock->owed);
         lock->is_owed = FALSE;
+        if (engine->owed.length == 0)
+                g_source_set_ready_time(engine->source, -1);
 }
 
 static void lock_free(DlmEngine *engine, DlmLock *lock)
@@ -443,8 +446,6 @@ static gboolean engine_pay(DlmEngine *engine)
                         return FALSE;
                 }
                 lock_settle(engine, lock);
-                if (engine->owed.length == 0)
-                        g_source_set_ready_time(engine->source, -1);
         }
         return TRUE;
 }

@@ -2,12 +2,15 @@
 
 import errno
 import os
+import signal
+import subprocess
+import time
 
 import pytest
 
 from inject import FITTING, Life, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
-from lockspacefs_test import errno_of, get, make_lockspace, opened, raises_errno, trouble_in, wait_until
-from locking import is_free, locks
+from lockspacefs_test import TIMEOUT, Child, errno_of, get, make_lockspace, opened, raises_errno, trouble_in, wait_until
+from locking import is_free, locks, raw_lock, taken, wait_until_queued
 
 
 @pytest.fixture
@@ -85,6 +88,36 @@ def test_a_rmdir_without_memory_of_our_own_keeps_the_values(make_daemon, injecto
         else:
             assert (get(lockspace / "one"), get(lockspace / "two")) == (b"one", b"two"), f"call {skip}"
     assert skip >= 8 and number == 0
+
+
+# --- what is owed for want of memory ---------------------------------------
+
+def wait_for_a_signal(peer, path):
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    with opened(path) as fd:
+        return raw_lock("flock", fd)
+
+
+def rests(daemon):
+    before = daemon.cpu_time
+    time.sleep(0.2)                             # it is time that is measured
+    return daemon.cpu_time == before
+
+
+def test_who_owes_nothing_any_more_sleeps(make_daemon, injector):
+    """A cancel has no memory, and before it gets some its lock has gone with the lockspace."""
+    daemon = make_daemon(environment={**injector.environment, "G_DEBUG": "fatal-warnings,gc-friendly"})
+    lockspace = make_lockspace(daemon.mountpoint)
+    with taken("flock", lockspace, "r"):
+        waiter = wait_until_queued(lockspace, Child(wait_for_a_signal, lockspace / "r"))
+        injector.fail("malloc", errno.ENOMEM, count=1000000, path="lockspacefs")
+        waiter.signal(signal.SIGUSR1)
+        assert waiter.join() == errno.EINTR
+        wait_until(lambda: injector.injected >= 5, what="the cancel tried again")
+        # Takes until the daemon has seen it, and closed the device.
+        subprocess.run(["dlm_tool", "leave", lockspace.name], stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
+        injector.stop()
+    wait_until(lambda: rests(daemon), what="the daemon's sleep")
 
 
 # --- results that do not come ----------------------------------------------
