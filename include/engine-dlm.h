@@ -32,7 +32,7 @@ struct DlmSpace {                               /* a lockspace: the table's alon
         DlmSpaceState state;
         DlmNode node;                           /* the device, as we last set or saw it */
         DlmNode access;                         /* as it is to be: differs from node while sealed */
-        gboolean is_set_by_us;                  /* that access: udev's resets are undone */
+        gboolean is_set;                        /* that access, by us or somebody before: udev's resets are undone */
         DlmChannel *channel;                    /* NULL: not open. It is while there are locks, and a moment longer */
         unsigned channels;                      /* whose device is not closed yet: this one, and earlier ones */
         unsigned locks;                         /* in it, in whatever state */

@@ -256,7 +256,7 @@ static void space_compare_access(DlmSpace *space, const DlmNode *now)
         /* A change event makes udev set its mode again, and leaves the owner.
          * A chmod to just that mode by somebody else cannot be told from it. */
         is_reset = now->mode == DLM_NODE_UDEV_MODE && now->uid == space->node.uid && now->gid == space->node.gid;
-        if (space->state != DLM_SPACE_OPEN || (is_reset && space->is_set_by_us)) {
+        if (space->state != DLM_SPACE_OPEN || (is_reset && space->is_set)) {
                 space->access.uid = now->uid;
                 space->access.gid = now->gid;
                 space_apply_access(space);
@@ -310,11 +310,25 @@ void dlm_space_look_again(void *data, const char *name)
                 space_appeared(space_new(engine, name, &now));
 }
 
+/* Somebody has set the mode of a lockspace that was there at the start, when it is
+ * neither udev's nor a seal. That of one that appears later may be the kernel's own,
+ * before udev has come. */
 static void found_deliver(DlmMail *mail, void *owner)
 {
+        DlmEngine *engine = owner;
+        GHashTableIter iter;
+        void *space;
+
         g_free(mail);
-        if (owner)
-                dlm_space_look_again(owner, NULL);
+        if (!engine)
+                return;
+        dlm_space_look_again(engine, NULL);
+        g_hash_table_iter_init(&iter, engine->spaces);
+        while (g_hash_table_iter_next(&iter, NULL, &space)) {
+                const mode_t mode = ((DlmSpace *)space)->access.mode;
+
+                ((DlmSpace *)space)->is_set = mode != 0 && mode != DLM_NODE_UDEV_MODE;
+        }
 }
 
 void dlm_space_find_all(DlmEngine *engine)
@@ -379,7 +393,7 @@ static void creation_deliver(DlmMail *mail, void *owner)
                 DlmSpace *space = space_new(engine, creation->name, &creation->node);
 
                 id = space->id;
-                space->is_set_by_us = TRUE;
+                space->is_set = TRUE;
                 space->access = creation->access;
                 space->access.rdev = creation->node.rdev;
                 space->access.ino = creation->node.ino;
@@ -441,7 +455,7 @@ int dlm_set_attr(Engine *base, uint32_t lockspace, const EngineAttr *attr, Engin
         outcome->lockspace = lockspace;
         old = space->access;
         dlm_node_from_attr(attr, &space->access);
-        space->is_set_by_us = TRUE;
+        space->is_set = TRUE;
         outcome->status = space_apply_access(space);
         if (outcome->status < 0)
                 space->access = old;

@@ -101,15 +101,22 @@ def test_mkdir_excludes_on_one_node_only(sites):
         assert site.lockspaces() == {"web"}
 
 
+DEVICE = "stat -c '%a %u %g' -L /dev/misc/dlm_web"
+
+
+def reset_by_udev(site, before):
+    """A change event makes udev set the device's mode again. That is undone."""
+    site.node.run("udevadm trigger --action=change --name-match=dlm_web && udevadm settle", check=True)
+    site.node.run(f"until [ \"$({DEVICE})\" = '{before}' ]; do sleep 0.05; done", SOON, check=True)
+
+
 def test_mode_and_owner_are_the_devices_too(sites):
     one, two = sites
     one.node.run("umask 027 && mkdir /dlm/web && chown 12345:23456 /dlm/web", check=True)
-    stat = "stat -c '%a %u %g' -L"
-    assert one.node.run(f"{stat} /dlm/web /dev/misc/dlm_web").stdout == "750 12345 23456\n640 12345 23456\n"
+    assert one.node.run(f"{DEVICE} /dlm/web").stdout == "640 12345 23456\n750 12345 23456\n"
     one.node.run("chmod 2777 /dlm/web", check=True)
-    assert one.node.run(f"{stat} /dev/misc/dlm_web").stdout == "666 12345 23456\n"
-    one.node.run("udevadm trigger --action=change --name-match=dlm_web && udevadm settle", check=True)
-    one.node.run(f"until [ \"$({stat} /dev/misc/dlm_web)\" = '666 12345 23456' ]; do sleep 0.05; done", SOON, check=True)
+    assert one.node.run(DEVICE).stdout == "666 12345 23456\n"
+    reset_by_udev(one, "666 12345 23456")
 
 
 # --- rmdir -----------------------------------------------------------------
@@ -384,6 +391,8 @@ def test_keep_leaves_lockspaces_for_the_next_mount(two_nodes):
             assert site.lockspaces() == {"web"}
         with mounted([one]) as (site,):         # shows it, and does not own it
             assert site.do("os.listdir(dlm)") == ["web"]
+            assert site.do("oct(os.stat(web).st_mode), os.stat(web).st_uid") == ("0o40750", 12345)
+            reset_by_udev(site, "640 12345 0")  # and its owner stays in control
             assert site.do("oct(os.stat(web).st_mode), os.stat(web).st_uid") == ("0o40750", 12345)
             assert site.do("get(web / '.pr' / 'v')") == b"there"
             holder = other.holder("flock")
