@@ -728,9 +728,9 @@ static void obey(const char *order)
                 if (strcmp(what, "in") == 0 && job)
                         feed_job(job, order, number);
                 else if (strcmp(what, "kill") == 0) {
+                        unlink(order);          /* before it acts: the next one has the same name */
                         if (job)
                                 kill(-job->pid, number);
-                        unlink(order);
                 }
         } else if (sscanf(order, "%63[^.].%7[a-z]", id, what) == 2) {
                 if (strcmp(what, "cmd") == 0 || strcmp(what, "pipe") == 0)
