@@ -132,8 +132,10 @@ typedef struct EngineOps {
          * and outlive the engine. FALSE and @error: what is missing on this
          * machine and what to do about it, for a person. */
         gboolean (*start)(const Options *options, const EngineEvents *events, void *data, Engine **ret_engine, GError **error);
-        /* Stop. Locks still held go as if their process had died; lockspaces
-         * stay unless release() was called. Nothing calls back any more. */
+        /* Stop. Locks still held go as if their process had died, and so may
+         * those whose unlock() has not been completed(): the value of one in PW
+         * or EX is lost. Lockspaces stay unless release() was called. Nothing
+         * calls back any more. */
         void (*stop)(Engine *engine);
 
         /* This node's id in the cluster; 0 where there is no cluster. */

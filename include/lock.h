@@ -81,7 +81,8 @@ void lock_set_value(Lock *lock, const uint8_t *value);
 gboolean lock_is_busy(const Lock *lock);        /* an operation is in flight */
 gboolean lock_has(const Lock *lock);            /* it holds a mode, converting or not */
 gboolean lock_counts(const Lock *lock);         /* a person's: held or waited for, not given up, not a keeper */
-/* Is a value that was written still on its way, though its writer has let go? */
+/* Is a value still on its way, though who could write it has let go? It goes back
+ * with his lock, written or not, and is lost if the engine ends before that. */
 gboolean locks_are_publishing(Tree *tree);
 const char *lock_by_to_string(LockBy by);
 

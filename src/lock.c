@@ -45,13 +45,19 @@ gboolean lock_counts(const Lock *lock)
         return !lock->dropping && !is_internal(lock->by) && (lock_has(lock) || lock_is_busy(lock));
 }
 
+/* Granted, or maybe by now. */
+static gboolean may_write(const Lock *lock)
+{
+        return mode_is_writer(lock->mode) || (lock_is_busy(lock) && mode_is_writer(lock->wanted));
+}
+
 gboolean locks_are_publishing(Tree *tree)
 {
         uint32_t id = 0;
         const Lock *lock;
 
         while ((lock = id_table_next(&tree->locks, &id)))
-                if (lock->dirty && lock->dropping && lock->state != LOCK_ABANDONED)
+                if (lock->dropping && lock->state != LOCK_ABANDONED && may_write(lock))
                         return TRUE;
         return FALSE;
 }

@@ -343,8 +343,8 @@ static gboolean hurry(void *data)
         return G_SOURCE_CONTINUE;
 }
 
-/* What was written is lost if the engine ends before an unlock that publishes it
- * has; a lockspace that is being made stays behind if it ends before that has. */
+/* A value is lost if the engine ends before the unlock that publishes it has; a
+ * lockspace that is being made stays behind if it ends before that has. */
 static void finish(Daemon *daemon)
 {
         Tree *tree = daemon->tree;

@@ -10,7 +10,8 @@ import subprocess
 import pytest
 
 from locking import (FCNTL_WAYS, by, errno_name, held, is_free, raw_lock, stopped, taken, unlock, wait_until_queued)
-from lockspacefs_test import Child, get, make_lockspace, opened, processes_with, put, raises_errno, wait_until, waiters
+from lockspacefs_test import (Child, get, make_lockspace, opened, processes_with, put, raises_errno, wait_for_exit,
+                              wait_until, waiters)
 
 
 def change(peer, way, path, then):
@@ -116,6 +117,27 @@ def test_so_can_one_whose_release_stood_in_line(make_daemon):
         end(daemon, "unmounted", "web: seal: Success")          # at the second signal it does not wait for mkdir
         assert daemon.wait() == 0
         assert mode_of("/dev/dlm_web") == before
+
+
+# The kernel marks as lost what is locked for writing when its device is closed.
+def test_what_was_only_locked_for_writing_keeps_its_value(make_daemon):
+    lockspace = make_lockspace(make_daemon().mountpoint)
+    daemon = make_daemon("wait=60")
+    others = daemon.mountpoint / "web"
+    wait_until(others.exists)
+    modes = {"a": "ex", "b": "pw", "c": "ex"}
+    for name in modes:
+        put(lockspace / ".ex" / name, b"42")
+    with contextlib.ExitStack() as locks:
+        for name, mode in modes.items():
+            locks.enter_context(taken("open", others, name, mode))
+        with stopped("web"):
+            locks.close()                       # the unlocks stand in line behind the first
+            daemon.signal(signal.SIGTERM)
+            wait_until(lambda: "unmounted" in daemon.log)
+            assert not wait_for_exit(daemon.pid, 0.3)
+    assert daemon.wait() == 0
+    assert [get(lockspace / name) for name in modes] == [b"42"] * 3
 
 
 # --- two mounts ------------------------------------------------------------
