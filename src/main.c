@@ -313,8 +313,11 @@ static void end_release(Daemon *daemon, Lockspace *lockspace, gboolean force)
 static gboolean give_up_releasing(void *data)
 {
         Daemon *daemon = data;
+        Engine *engine = daemon->tree->engine;
 
-        g_message("the cluster does not answer: %u lockspaces are left", daemon->releasing);
+        g_message("%s: %u lockspaces are left",
+                  engine->ops->is_lingering(engine) ? "one that was removed by force is still in use" : "the cluster does not answer",
+                  daemon->releasing);
         g_main_loop_quit(daemon->loop);
         return G_SOURCE_CONTINUE;
 }

@@ -1,4 +1,4 @@
-"""What is given up or ended while a lockspace of the DLM is stopped, and what comes of it when that goes on."""
+"""What is given up or ended while a lockspace of the DLM is stopped or a release hangs, and what comes of it when that goes on."""
 
 import contextlib
 import errno
@@ -138,6 +138,41 @@ def test_what_was_only_locked_for_writing_keeps_its_value(make_daemon):
             assert not wait_for_exit(daemon.pid, 0.3)
     assert daemon.wait() == 0
     assert [get(lockspace / name) for name in modes] == [b"42"] * 3
+
+
+@contextlib.contextmanager
+def release_hangs(lockspace):
+    """It is removed by force, but others have it open: the kernel waits for them with all that comes after."""
+    put(lockspace / ".force", b"1")
+    with opened(f"/dev/dlm_{lockspace.name}"):
+        lockspace.rmdir()
+        yield
+
+
+def test_the_end_waits_for_a_release_that_hangs(make_daemon):
+    daemon = make_daemon()
+    web, other = (make_lockspace(daemon.mountpoint, name) for name in ("web", "other"))
+    with release_hangs(web):
+        for call in [(daemon.mountpoint / "new").mkdir, other.rmdir]:
+            with raises_errno(errno.EBUSY):
+                call()
+        daemon.signal(signal.SIGTERM)
+        wait_until(lambda: "unmounted" in daemon.log)
+        assert not wait_for_exit(daemon.pid, 0.3)
+    assert daemon.wait() == 0
+    assert "lockspace other is released" in daemon.log
+    assert not os.path.exists("/dev/dlm_other")
+
+
+def test_the_end_does_not_wait_for_ever(make_daemon):
+    daemon = make_daemon("wait=1")
+    web, other = (make_lockspace(daemon.mountpoint, name, 0o750) for name in ("web", "other"))
+    before = mode_of("/dev/dlm_other")
+    with release_hangs(web):
+        daemon.signal(signal.SIGTERM)
+        wait_until(lambda: "one that was removed by force is still in use: 1 lockspaces are left" in daemon.log)
+    assert daemon.wait() == 0
+    assert mode_of("/dev/dlm_other") == before
 
 
 # --- two mounts ------------------------------------------------------------
