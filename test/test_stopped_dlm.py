@@ -164,6 +164,21 @@ def test_the_end_waits_for_a_release_that_hangs(make_daemon):
     assert not os.path.exists("/dev/dlm_other")
 
 
+def test_the_end_goes_on_for_as_long_as_one_after_the_other_is_released(make_daemon):
+    daemon = make_daemon("wait=3")
+    for name in ["one", "two"]:
+        put(make_lockspace(daemon.mountpoint, name) / ".ex" / "rev", b"42")
+    with stopped("one"):                        # the value cannot be read
+        with stopped("two"):
+            daemon.signal(signal.SIGTERM)
+            assert not wait_for_exit(daemon.pid, 2)
+        wait_until(lambda: "lockspace two is released" in daemon.log)
+        assert not wait_for_exit(daemon.pid, 2)
+    assert daemon.wait() == 0
+    assert "lockspace one is released" in daemon.log
+    assert not os.path.exists("/dev/dlm_one")
+
+
 def test_the_end_does_not_wait_for_ever(make_daemon):
     daemon = make_daemon("wait=1")
     web, other = (make_lockspace(daemon.mountpoint, name, 0o750) for name in ("web", "other"))
