@@ -273,6 +273,12 @@ def processes_with(word):
     return found
 
 
+def process_state(pid):
+    """The letter in /proc/PID/stat: R runs, S sleeps, T is stopped, D cannot be killed."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+        return stat.read().rsplit(")", 1)[1].split()[0]
+
+
 _children = []
 
 

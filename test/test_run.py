@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from locking import held, is_free, taken
-from lockspacefs_test import (MODES, NOBODY, TIMEOUT, daemon_path, get, locks, make_lockspace, put, remove_lockspace,
-                              run_as, umount, wait_for_exit, wait_for_waiters, wait_until, waiters)
-from test_signals import process_state
+from lockspacefs_test import (MODES, NOBODY, TIMEOUT, daemon_path, get, locks, make_lockspace, process_state, put,
+                              remove_lockspace, run_as, umount, wait_for_exit, wait_for_waiters, wait_until, waiters)
 
 LOST = 124
 USAGE, NO_INPUT, UNAVAILABLE, OS_ERROR, NO_PERMISSION, BAD_DATA = 64, 66, 69, 71, 77, 65

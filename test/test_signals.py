@@ -12,16 +12,10 @@ import pytest
 
 from locking import (PROMPT, WAYS, by, errno_name, held, is_free, is_queued, let_go, lock, raw_lock, raw_open,
                      raw_take, start_holder, start_waiter, take, taken, try_lock, unlock, wait_until_queued)
-from lockspacefs_test import (Child, end_children, errno_of, get, locks, opened, put, touch, wait_for_waiters,
-                              wait_until, waiters)
+from lockspacefs_test import (Child, end_children, errno_of, get, locks, opened, process_state, put, touch,
+                              wait_for_waiters, wait_until, waiters)
 
 RESTARTING_WAYS = ["flock", "posix", "ofd"]     # a waiting open always says EINTR
-
-
-def process_state(pid):
-    """The letter in /proc/PID/stat: S sleeps, T is stopped, D cannot be killed."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-        return stat.read().rsplit(")", 1)[1].split()[0]
 
 
 def is_pending(pid, number):

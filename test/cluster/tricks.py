@@ -36,12 +36,6 @@ def interrupted(call, *arguments):
         signal.signal(signal.SIGALRM, previous)
 
 
-def process_state(pid):
-    """The letter in /proc/PID/stat: R runs, S sleeps, D cannot be killed."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-        return stat.read().rsplit(")", 1)[1].split()[0]
-
-
 def locks_left(lockspace):
     """The lines of `.locks` but for the values that another node keeps alive."""
     return [row for row in locks(lockspace) if (row["by"], row["mode"]) != ("other", "NL")]
