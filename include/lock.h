@@ -49,7 +49,8 @@ struct Lock {
         bool is_charged : 1;
         bool is_asked : 1;                      /* somebody has waited for it since it was granted or converted */
         bool is_cancelled : 1;                  /* CONVERTING upwards, or back from that: nobody waits for it any more */
-        bool is_held_up : 1;                    /* its operation waits for the resource's keeper; HELD: that is its unlock */
+        bool is_held_up : 1;                    /* its operation waits for other locks' (lock.c); HELD: that is its unlock */
+        bool is_passing : 1;                    /* nobody has it or wants it, and it goes when the operation in flight has ended */
         unsigned flags;                         /* that: of lock_request() */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
         gint64 since_us;                        /* monotonic: in this state */

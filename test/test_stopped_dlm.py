@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from locking import (FCNTL_WAYS, by, errno_name, held, is_free, raw_lock, stopped, taken, unlock, wait_until_queued)
+from locking import (FCNTL_WAYS, by, errno_name, held, is_free, lock, raw_lock, start_waiter, stopped,
+                     taken, unlock, wait_until_queued)
 from lockspacefs_test import (Child, get, make_lockspace, opened, processes_with, put, raises_errno, wait_for_exit,
                               wait_until, waiters)
 
@@ -63,6 +64,63 @@ def test_a_change_that_was_given_up_and_is_granted_goes_with_its_file(lockspace,
             child.kill()
     with taken("flock", lockspace, "r", wait=True):
         assert held(lockspace, "r") == [("ex", "flock")]
+
+
+# --- a try, when nobody has the lock any more ------------------------------
+
+def wait_to_change(peer, way, path):
+    with opened(path) as fd:
+        lock(way, fd, "pr")
+        lock(way, fd, "ex")
+
+
+def start_try(lockspace, way="flock"):
+    """Another process; it is under way when this returns."""
+    return wait_until_queued(lockspace, Child(lambda peer: is_free(lockspace, "r", way=way)))
+
+
+@pytest.mark.parametrize("way", ["flock", "posix"])
+def test_a_change_that_was_given_up_is_in_nobodys_way(lockspace, way):
+    """What it had is unlocked only when the end of the change is known."""
+    with taken("flock", lockspace, "r", "pr") as reader:
+        child = wait_until_queued(lockspace, Child(wait_to_change, way, lockspace / "r"))
+        with stopped("web"):
+            child.kill()
+            unlock("flock", reader)
+            attempt = start_try(lockspace)
+        assert attempt.join()
+
+
+@pytest.mark.parametrize("way", ["posix", "open"])
+def test_nor_is_a_lock_that_was_given_up_and_is_granted(lockspace, way):
+    with taken("flock", lockspace, "r") as holder:
+        child = start_waiter(way, lockspace, "r")
+        with stopped("web"):
+            unlock("flock", holder)             # stands in line before the cancel
+            child.kill()
+            attempt = start_try(lockspace, way)
+            waiter = start_waiter("flock", lockspace, "r")      # comes after the try, and so does not get before it
+        assert attempt.join()
+        waiter.wait_for("locked")
+
+
+@pytest.mark.parametrize("way", ["flock", "posix"])
+def test_a_try_can_be_interrupted(lockspace, way):
+    def attempt(peer):
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        with opened(lockspace / "r") as fd:
+            peer.say(errno_name(raw_lock(way, fd, wait=False)))
+
+    with taken("flock", lockspace, "r") as holder:
+        waiting = start_waiter(way, lockspace, "r")
+        with stopped("web"):
+            unlock("flock", holder)
+            waiting.kill()
+            child = wait_until_queued(lockspace, Child(attempt))
+            other = start_try(lockspace)
+            child.signal(signal.SIGUSR1)
+            child.wait_for("EINTR")
+        assert other.join()
 
 
 # --- the end of the daemon -------------------------------------------------

@@ -128,6 +128,16 @@ def test_getlk_says_that_somebody_elsewhere_is_in_the_way(sites):
     assert two.do("getlk('posix', os.open(web / 's', os.O_RDWR | os.O_CREAT))[0]") == "un"
 
 
+# --- a try, when nobody has the lock any more ------------------------------
+
+@pytest.mark.parametrize("way", ["flock", "ofd"])
+def test_a_change_that_was_given_up_is_in_nobodys_way(sites, way):
+    """The first node manages the resource, so that what the second gives up takes its time."""
+    one, two = sites
+    one.holder("open", "r", "nl")
+    assert all(two.do(f"[try_after_giving_up({way!r}, web) for _ in range(10)]"))
+
+
 # --- one after the other, often --------------------------------------------
 
 @pytest.mark.parametrize("way", WAYS)
