@@ -19,10 +19,11 @@
  * waits until the keeper is granted, or refused.
  *
  * A lock is passing when nobody has it or wants it, but the engine is not done
- * with it: it was given up with an operation in flight. It may be in the way
- * meanwhile. That does not matter to who waits; a try would be refused, though
- * nobody has the lock. So a try waits until nothing is passing there. That is
- * soon, or as soon as the engine does anything at all.
+ * with it: it was given up with an operation in flight, or it is a probe, to
+ * see who else is there. It may be in the way meanwhile. That does not matter
+ * to who waits; a try would be refused, though nobody has the lock. So a try
+ * waits until nothing is passing there. That is soon, or as soon as the engine
+ * does anything at all.
  *
  * What waits for one of these is held up, and so is all that is asked for there
  * after it, since what a mount does to a resource happens in its order. Those
@@ -203,6 +204,12 @@ static gboolean is_early(const Lock *lock, LockMode mode)
         return lock->dirty && mode_is_writer(lock->mode) && mode <= lock->mode && keeper && lock_is_busy(keeper);
 }
 
+/* Is what it asks for nobody's: a probe, or the way back from a grant that came after all? */
+static gboolean is_nobodys(const Lock *lock, LockMode mode)
+{
+        return (lock->by == BY_READER && mode > MODE_NL) || lock->is_cancelled;
+}
+
 static int ask(Lock *lock, gboolean is_new, LockMode mode, unsigned flags)
 {
         Lockspace *lockspace = lock->resource->lockspace;
@@ -225,7 +232,7 @@ static int ask(Lock *lock, gboolean is_new, LockMode mode, unsigned flags)
                                          flags | (mode_is_writer(lock->mode) && mode <= lock->mode ? value_flags(lock) : DLM_LKF_VALBLK),
                                          lock->value);
         }
-        if (r == 0 && lock->is_cancelled)       /* the way back from a grant that came after all */
+        if (r == 0 && is_nobodys(lock, mode))
                 set_passing(lock, TRUE);
         return r;
 }

@@ -9,10 +9,10 @@ import subprocess
 
 import pytest
 
-from locking import (FCNTL_WAYS, by, errno_name, held, is_free, lock, raw_lock, start_waiter, stopped,
+from locking import (FCNTL_WAYS, by, errno_name, getlk, held, is_free, lock, raw_lock, start_waiter, stopped,
                      taken, unlock, wait_until_queued)
-from lockspacefs_test import (Child, get, make_lockspace, opened, processes_with, put, raises_errno, wait_for_exit,
-                              wait_until, waiters)
+from lockspacefs_test import (Child, get, make_lockspace, opened, process_state, processes_with, put, raises_errno, touch,
+                              wait_for_exit, wait_until, waiters)
 
 
 def change(peer, way, path, then):
@@ -121,6 +121,24 @@ def test_a_try_can_be_interrupted(lockspace, way):
             child.signal(signal.SIGUSR1)
             child.wait_for("EINTR")
         assert other.join()
+
+
+def test_who_only_asks_is_in_nobodys_way(lockspace):
+    """F_GETLK finds out about other nodes by a lock of its own."""
+    def ask(peer, mode):
+        with opened(lockspace / "r") as fd:
+            peer.say("asks")
+            return getlk("posix", fd, mode)[0]
+
+    touch(lockspace / "r")
+    with stopped("web"):
+        children = [Child(ask, mode) for mode in ("ex", "pr", "ex")]
+        for child in children:
+            child.wait_for("asks")
+            wait_until(lambda: process_state(child.pid) == "S")
+        attempt = start_try(lockspace)
+    assert [child.join() for child in children] == ["un", "un", "un"]
+    assert attempt.join()
 
 
 # --- the end of the daemon -------------------------------------------------
