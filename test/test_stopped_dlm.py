@@ -27,8 +27,8 @@ def change(peer, way, path, then):
         elif then == "unlock":
             unlock(way, fd)
         peer.say("on")
-        if then == "change":
-            peer.say(errno_name(raw_lock(way, fd, "ex")))
+        if then in ("change", "try"):
+            peer.say(errno_name(raw_lock(way, fd, "ex", wait=then == "change")))
         peer.wait_for("close")
 
 
@@ -121,6 +121,19 @@ def test_a_try_can_be_interrupted(lockspace, way):
             child.signal(signal.SIGUSR1)
             child.wait_for("EINTR")
         assert other.join()
+
+
+def test_who_was_interrupted_is_not_in_his_own_way(lockspace):
+    with taken("flock", lockspace, "r", "pr") as reader:
+        child = wait_until_queued(lockspace, Child(change, "posix", lockspace / "r", "try"))
+        with stopped("web"):
+            unlock("flock", reader)
+            child.signal(signal.SIGUSR1)
+            child.wait_for("EINTR")
+            child.wait_for("on")
+            wait_until(lambda: process_state(child.pid) == "S")
+        child.wait_for(0)
+        assert held(lockspace, "r") == [("ex", "posix")]
 
 
 def test_who_only_asks_is_in_nobodys_way(lockspace):
