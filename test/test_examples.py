@@ -208,8 +208,7 @@ class Program:
 
     def tell(self, line="go on"):
         """To whoever reads its standard input."""
-        self.process.stdin.write(f"{line}\n".encode())
-        self.process.stdin.flush()
+        os.write(self.process.stdin.fileno(), f"{line}\n".encode())
 
     def rest(self):
         """All further lines, up to the end of the program and of all that it started."""
@@ -399,7 +398,8 @@ def depose(leader, how):
         leader.kill()
     else:
         leader.process.terminate()              # the program alone
-        leader.tell()                           # leader.sh leaves the round to its end
+        with contextlib.suppress(BrokenPipeError):
+            leader.tell()                       # leader.sh leaves the round to its end; others may have ended by now
         leader.status()
 
 
