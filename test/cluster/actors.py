@@ -383,7 +383,7 @@ def make(sites: Sequence[Site], *names: str) -> None:
 
 
 def leave_nothing(nodes: Sequence) -> None:
-    """A node on which a test has left a lockspace is crashed: the next one gets a new one."""
+    """A node on which a test that failed has left a lockspace is crashed: the next test gets a new one."""
     for node in nodes:
         if node.runs() and "name" in node.run("dlm_tool ls").stdout:
             node.crash()

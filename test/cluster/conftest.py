@@ -1,7 +1,7 @@
 """Clusters for the tests: whole at the beginning of each, and gone in the end, however that comes.
 
-one_node, two_nodes and three_nodes are started once, and again where a module has left something on a node. Where a
-machine cannot boot guests the tests fail: a cluster file system that was never tried on a cluster is not tested.
+one_node, two_nodes and three_nodes are started once a module. Where a machine cannot boot guests the tests
+fail: a cluster file system that was never tried on a cluster is not tested.
 """
 
 import itertools
@@ -21,27 +21,17 @@ def debugfs_kernel():
     return str(tools.guest_kernel("debugfs", build=True))
 
 
-def _running(size: int):
-    @pytest.fixture(scope="session", name=f"running_{size}")
+def _module_cluster(size: int):
+    @pytest.fixture(scope="module", name=f"cluster_of_{size}")
     def cluster(debugfs_kernel):
         with Cluster(size, kernel=debugfs_kernel) as running:
             yield running
     return cluster
 
 
-def _of_module(size: int):
-    @pytest.fixture(scope="module", name=f"cluster_of_{size}")
-    def cluster(request):
-        running = request.getfixturevalue(f"running_{size}")
-        running.repair()
-        leave_nothing(running.nodes)            # of the modules before
-        running.repair()
-        return running
-    return cluster
-
-
-running_1, running_2, running_3 = map(_running, [1, 2, 3])
-cluster_of_1, cluster_of_2, cluster_of_3 = map(_of_module, [1, 2, 3])
+cluster_of_1 = _module_cluster(1)
+cluster_of_2 = _module_cluster(2)
+cluster_of_3 = _module_cluster(3)
 
 
 @pytest.fixture
