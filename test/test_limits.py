@@ -126,7 +126,7 @@ def test_names_that_are_not_used_any_more_make_room(limited, place):
                 os.unlink(limited / name)
 
     with as_user(NOBODY):
-        for i in range(20 * LIMIT):
+        for i in range(5 * LIMIT):
             use(f"job-{i}")
             use(f"job-{i - 3 * LIMIT}")                 # its inode is gone by now
         with opened(limited / place / "job-0") as fd:
