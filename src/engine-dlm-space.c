@@ -327,7 +327,8 @@ static void found_deliver(DlmMail *mail, void *owner)
         while (g_hash_table_iter_next(&iter, NULL, &space)) {
                 const mode_t mode = ((DlmSpace *)space)->access.mode;
 
-                ((DlmSpace *)space)->is_set = mode != 0 && mode != DLM_NODE_UDEV_MODE;
+                if (mode != 0 && mode != DLM_NODE_UDEV_MODE)
+                        ((DlmSpace *)space)->is_set = TRUE;
         }
 }
 
