@@ -35,13 +35,24 @@ libc = ctypes.CDLL(None, use_errno=True)
 @contextlib.contextmanager
 def for_at_most(seconds):
     """A wait in this block is ended by a signal, again and again. The handler
-    does nothing, so that no exception comes between an open and its variable;
-    the calls below report EINTR, where Python's own would begin anew."""
-    signal.signal(signal.SIGALRM, lambda number, frame: None)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.005)
+    raises nothing, so that no exception comes between an open and its variable;
+    the calls below report EINTR. Python's own begin anew, with twice the time
+    each: on a slow machine they would never come to an end."""
+    pause = 0.005
+
+    def again(number, frame):
+        nonlocal pause
+        pause *= 2
+        if not is_over:
+            signal.setitimer(signal.ITIMER_REAL, pause, pause)
+
+    is_over = False
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, seconds, pause)
     try:
         yield
     finally:
+        is_over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
