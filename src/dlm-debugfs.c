@@ -103,9 +103,12 @@ GArray *dlm_debugfs_parse(char *text, uint64_t xid, uint32_t node, guint64 now_n
 }
 
 /* Why the file cannot be read. Only one that is missing where there is a debugfs
- * means that the lockspace is. */
+ * means that the lockspace is: or that it went while it was read, for which
+ * debugfs has EIO (fs/debugfs/file.c, debugfs_file_get()). */
 static int failure(const GError *error)
 {
+        if (g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_IO))
+                return -ENOENT;
         if (g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT))
                 return access(FOLDER, F_OK) < 0 ? -EOPNOTSUPP : -ENOENT;
         if (g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_ACCES) || g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_PERM))
