@@ -40,6 +40,8 @@ DlmChannel *dlm_channel_new(const char *name, uint32_t lockspace, unsigned spin_
 int dlm_channel_push(DlmChannel *channel, const DlmCall *call);          /* 0 or -ENOMEM */
 /* Take back lock @id's call that is in line. FALSE: it has been begun. */
 gboolean dlm_channel_withdraw(DlmChannel *channel, uint32_t id);
-/* Close the device, and with it drop all locks left. Calls in line are not
- * made. The pointer is dead at once; the thread ends in its own time. */
+/* Close the device, and with it drop all locks left: what is held in PW or EX
+ * loses its value. Of the calls in line unlocks are made before, each tried
+ * once, and no others. The pointer is dead at once; the thread ends in its own
+ * time. */
 void dlm_channel_close(DlmChannel *channel);

@@ -90,5 +90,6 @@ int dlm_set_attr(Engine *engine, uint32_t lockspace, const EngineAttr *attr, Eng
 int dlm_seal(Engine *engine, uint32_t lockspace, gboolean force, EngineDone *done, void *data);
 void dlm_unseal(Engine *engine, uint32_t lockspace);
 int dlm_release(Engine *engine, uint32_t lockspace, gboolean force, EngineDone *done, void *data);
+gboolean dlm_is_lingering(Engine *engine);
 EngineSpaceState dlm_state(Engine *engine, uint32_t lockspace);
 int dlm_foreign_locks(Engine *engine, uint32_t lockspace, EngineForeignDone *done, void *data);

@@ -132,8 +132,10 @@ typedef struct EngineOps {
          * and outlive the engine. FALSE and @error: what is missing on this
          * machine and what to do about it, for a person. */
         gboolean (*start)(const Options *options, const EngineEvents *events, void *data, Engine **ret_engine, GError **error);
-        /* Stop. Locks still held go as if their process had died; lockspaces
-         * stay unless release() was called. Nothing calls back any more. */
+        /* Stop. Locks still held go as if their process had died, and so may
+         * those whose unlock() has not been completed(): the value of one in PW
+         * or EX is lost. Lockspaces stay unless release() was called. Nothing
+         * calls back any more. */
         void (*stop)(Engine *engine);
 
         /* This node's id in the cluster; 0 where there is no cluster. */
@@ -166,6 +168,10 @@ typedef struct EngineOps {
          * -EBUSY: locks are left after all (only without @force); it is still
          * sealed. -EREMOTE: as in seal(). */
         int (*release)(Engine *engine, uint32_t lockspace, gboolean force, EngineDone *done, void *data);
+        /* Does a release with @force that was answered still wait for others who
+         * have that lockspace open? Nobody knows how long; all that is made or
+         * released stands in line behind it. */
+        gboolean (*is_lingering)(Engine *engine);
 
         /* --- locks: 0, and completed() comes once; or a negative errno, and
          * nothing was queued: -ESTALE when the lockspace is gone --- */

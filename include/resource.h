@@ -36,7 +36,8 @@ struct Resource {
         GList listing;                          /* in Lockspace.listed, if is_listed; or in users_get_names(), if is_queued */
         guint64 search : 64 - MODE_COUNT;       /* the last one for a dead-lock that came here (holder.c) … */
         guint64 searched : MODE_COUNT;          /* … and the set of held modes that it has looked for */
-        uint8_t name[];
+        unsigned passing;                       /* of its locks: is_passing */
+        uint8_t name[];                         /* begins right here: there are very many resources */
 };
 
 /* @uid has one file more, or lockspace. -ENOSPC: he has too many that are listed or in use; -ENOMEM. */

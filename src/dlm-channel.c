@@ -369,19 +369,23 @@ static void channel_make_call(DlmChannel *channel, DlmCall *call)
 }
 
 /* The next call in line. NULL: none, and whoever brings one wakes us, or no
- * more are to be made. */
-static Line *channel_next(DlmChannel *channel, gboolean *ret_is_closing)
+ * more are to be made. At the end unlocks still are: what is locked then loses
+ * its value. */
+static Line *channel_next(DlmChannel *channel, gboolean *ret_is_over)
 {
         Line *line;
 
         g_mutex_lock(&channel->lock);
-        *ret_is_closing = channel->is_closing;
-        line = channel->is_closing ? NULL : channel->first;
-        if (line)
+        while ((line = channel->first)) {
                 g_atomic_pointer_set(&channel->first, line->next);
+                if (!channel->is_closing || line->call.verb == DLM_VERB_UNLOCK)
+                        break;
+                g_free(line);
+        }
         if (!channel->first)
                 channel->last = NULL;
         channel->is_asleep = !line;
+        *ret_is_over = channel->is_closing && !line;
         g_mutex_unlock(&channel->lock);
         return line;
 }
@@ -426,11 +430,11 @@ static void channel_sleep(DlmChannel *channel)
 static void channel_main(void *data)
 {
         DlmChannel *channel = data;
-        gboolean is_closing = FALSE;
+        gboolean is_over = FALSE;
 
         channel_open(channel);
-        while (!is_closing) {
-                Line *line = channel_next(channel, &is_closing);
+        while (!is_over) {
+                Line *line = channel_next(channel, &is_over);
 
                 if (line) {
                         channel_make_call(channel, &line->call);
@@ -438,7 +442,7 @@ static void channel_main(void *data)
                         if (channel->owed > 0)
                                 channel_read(channel);
                         channel_spin(channel);
-                } else if (!is_closing) {
+                } else if (!is_over) {
                         channel_sleep(channel);
                 }
         }

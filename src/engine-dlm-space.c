@@ -414,7 +414,7 @@ int dlm_create(Engine *base, const char *name, const EngineAttr *attr, EngineDon
         Creation *creation;
         int r;
 
-        if (engine->lingering > 0 || g_hash_table_contains(engine->names, name))
+        if (g_hash_table_contains(engine->names, name))
                 return -EBUSY;
         if (space_find_name(engine, name))
                 return -EEXIST;
@@ -549,7 +549,7 @@ int dlm_seal(Engine *base, uint32_t lockspace, gboolean force, EngineDone *done,
 
         if (!space)
                 return -ESTALE;
-        if (engine->lingering > 0 || space->state != DLM_SPACE_OPEN)
+        if (space->state != DLM_SPACE_OPEN)
                 return -EBUSY;
 
         inspection = inspection_new(space, seal_run, seal_deliver, data);
@@ -722,7 +722,7 @@ int dlm_release(Engine *base, uint32_t lockspace, gboolean force, EngineDone *do
                 return -ESTALE;
         if (space->state != DLM_SPACE_SEALED)
                 return -EINVAL;
-        if (engine->lingering > 0 || (!force && space->locks > 0))
+        if (!force && space->locks > 0)
                 return -EBUSY;
 
         release = memory_new0(DlmRelease);
@@ -752,4 +752,9 @@ int dlm_release(Engine *base, uint32_t lockspace, gboolean force, EngineDone *do
         g_ptr_array_add(engine->releases, release);
         g_hash_table_add(engine->names, g_strdup(space->name));
         return 0;
+}
+
+gboolean dlm_is_lingering(Engine *engine)
+{
+        return ((DlmEngine *)engine)->lingering > 0;
 }

@@ -600,6 +600,7 @@ const EngineOps engine_dlm_ops = {
         .seal = dlm_seal,
         .unseal = dlm_unseal,
         .release = dlm_release,
+        .is_lingering = dlm_is_lingering,
         .lock = dlm_lock,
         .convert = dlm_convert,
         .unlock = dlm_unlock,

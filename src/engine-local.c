@@ -358,6 +358,11 @@ static int local_release(Engine *engine, uint32_t lockspace, gboolean force, Eng
         return 0;
 }
 
+static gboolean local_is_lingering(Engine *engine)
+{
+        return FALSE;
+}
+
 static int local_lock(Engine *engine, const EngineLock *lock)
 {
         LocalEngine *e = local_engine(engine);
@@ -471,6 +476,7 @@ const EngineOps engine_local_ops = {
         .seal = local_seal,
         .unseal = local_unseal,
         .release = local_release,
+        .is_lingering = local_is_lingering,
         .lock = local_lock,
         .convert = local_convert,
         .unlock = local_unlock,

@@ -254,11 +254,13 @@ static int ask(Holder *holder, Request *request)
         return 0;
 }
 
-/* What is in flight ends soon, whatever others do, and @request asks for no more than is held. */
+/* What is in flight ends soon, whatever others do: nobody waits for it any more,
+ * or it is an fsync, and @request asks for no more than is held. */
 static gboolean is_sure(const Holder *holder, const Request *request)
 {
-        return holder->lock && lock_has(holder->lock) && request->mode <= holder->lock->mode &&
-               (!holder->active || holder->active->kind == REQUEST_FSYNC);
+        if (!holder->active)
+                return TRUE;
+        return holder->active->kind == REQUEST_FSYNC && lock_has(holder->lock) && request->mode <= holder->lock->mode;
 }
 
 /* The reason why @request cannot even be asked for: 0 or a negative errno. */

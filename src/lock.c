@@ -16,9 +16,18 @@
  * its keeper. When the master dies before it has granted that, the DLM takes
  * an unlock that was on its way for done, finds no lock that had a value, and
  * makes an empty one: it would read empty, not lost. So what publishes a value
- * waits until the keeper is granted, or refused; and so does all that is asked
- * for there after it, since what a mount does to a resource happens in its
- * order. Those are the last in Resource.locks, in that order.
+ * waits until the keeper is granted, or refused.
+ *
+ * A lock is passing when nobody has it or wants it, but the engine is not done
+ * with it: it was given up with an operation in flight, or it is a probe, to
+ * see who else is there. It may be in the way meanwhile. That does not matter
+ * to who waits; a try would be refused, though nobody has the lock. So a try
+ * waits until nothing is passing there. That is soon, or as soon as the engine
+ * does anything at all.
+ *
+ * What waits for one of these is held up, and so is all that is asked for there
+ * after it, since what a mount does to a resource happens in its order. Those
+ * are the last in Resource.locks, in that order.
  */
 
 static MemorySpares spares;                     /* of Lock */
@@ -45,13 +54,19 @@ gboolean lock_counts(const Lock *lock)
         return !lock->dropping && !is_internal(lock->by) && (lock_has(lock) || lock_is_busy(lock));
 }
 
+/* Granted, or maybe by now. */
+static gboolean may_write(const Lock *lock)
+{
+        return mode_is_writer(lock->mode) || (lock_is_busy(lock) && mode_is_writer(lock->wanted));
+}
+
 gboolean locks_are_publishing(Tree *tree)
 {
         uint32_t id = 0;
         const Lock *lock;
 
         while ((lock = id_table_next(&tree->locks, &id)))
-                if (lock->dirty && lock->dropping && lock->state != LOCK_ABANDONED)
+                if (lock->dropping && lock->state != LOCK_ABANDONED && may_write(lock))
                         return TRUE;
         return FALSE;
 }
@@ -133,12 +148,18 @@ void lock_set_callbacks(Lock *lock, LockDone *done, LockBlocking *blocking, void
         lock->data = data;
 }
 
-/* Its operation is to wait for the keeper. */
+static void set_passing(Lock *lock, gboolean is_passing)
+{
+        lock->resource->passing += is_passing - lock->is_passing;
+        lock->is_passing = is_passing;
+}
+
+/* Its operation is to wait. */
 static void hold_up(Lock *lock)
 {
         Resource *resource = lock->resource;
 
-        trace("lock %u: waits for the keeper", lock->id);
+        trace("lock %u: held up", lock->id);
         lock->is_held_up = TRUE;
         resource->held_up++;
         g_queue_unlink(&resource->locks, &lock->link);
@@ -157,6 +178,7 @@ void lock_free(Lock *lock)
         Lockspace *lockspace = resource->lockspace;
 
         set_dropping(lock);
+        set_passing(lock, FALSE);
         hold_up_no_more(lock);
         g_queue_unlink(&resource->locks, &lock->link);
         id_table_remove(&lockspace->tree->locks, lock->id);
@@ -182,6 +204,12 @@ static gboolean is_early(const Lock *lock, LockMode mode)
         return lock->dirty && mode_is_writer(lock->mode) && mode <= lock->mode && keeper && lock_is_busy(keeper);
 }
 
+/* Is what it asks for nobody's: a probe, or the way back from a grant that came after all? */
+static gboolean is_nobodys(const Lock *lock, LockMode mode)
+{
+        return (lock->by == BY_READER && mode > MODE_NL) || lock->is_cancelled;
+}
+
 static int ask(Lock *lock, gboolean is_new, LockMode mode, unsigned flags)
 {
         Lockspace *lockspace = lock->resource->lockspace;
@@ -194,13 +222,29 @@ static int ask(Lock *lock, gboolean is_new, LockMode mode, unsigned flags)
                 .name = lock->resource->name,
                 .name_len = lock->resource->name_len,
         };
+        int r;
 
-        if (is_new)
-                return engine->ops->lock(engine, &request);
-        lock->is_rewritten = FALSE;
-        return engine->ops->convert(engine, lock->id, mode,
-                                    flags | (mode_is_writer(lock->mode) && mode <= lock->mode ? value_flags(lock) : DLM_LKF_VALBLK),
-                                    lock->value);
+        if (is_new) {
+                r = engine->ops->lock(engine, &request);
+        } else {
+                lock->is_rewritten = FALSE;
+                r = engine->ops->convert(engine, lock->id, mode,
+                                         flags | (mode_is_writer(lock->mode) && mode <= lock->mode ? value_flags(lock) : DLM_LKF_VALBLK),
+                                         lock->value);
+        }
+        if (r == 0 && is_nobodys(lock, mode))
+                set_passing(lock, TRUE);
+        return r;
+}
+
+/* Is that to be held up? Not the keeper, for which others are; nor the way back, which only lets others in. */
+static gboolean has_to_wait(const Lock *lock, LockMode mode, unsigned flags)
+{
+        const Resource *resource = lock->resource;
+
+        if (lock->by == BY_KEEPER || lock->is_cancelled)
+                return FALSE;
+        return resource->held_up > 0 || is_early(lock, mode) || (flags & DLM_LKF_NOQUEUE && resource->passing > 0);
 }
 
 int lock_request(Lock *lock, LockMode mode, unsigned flags)
@@ -209,7 +253,7 @@ int lock_request(Lock *lock, LockMode mode, unsigned flags)
         int r;
 
         g_assert(is_new || lock->state == LOCK_HELD);
-        if (lock->by != BY_KEEPER && (lock->resource->held_up > 0 || is_early(lock, mode))) {
+        if (has_to_wait(lock, mode, flags)) {
                 hold_up(lock);
                 lock->flags = flags;
         } else {
@@ -230,8 +274,10 @@ void lock_cancel(Lock *lock)
                 lock->is_cancelled = TRUE;
                 lock->back = lock->mode;
         }
-        if (lock_is_busy(lock) && !lock->is_held_up)
-                engine->ops->cancel(engine, lock->id);
+        if (!lock_is_busy(lock) || lock->is_held_up)
+                return;
+        set_passing(lock, TRUE);
+        engine->ops->cancel(engine, lock->id);
 }
 
 static void unlock(Lock *lock)
@@ -289,7 +335,7 @@ static gboolean send(Lock *lock)
                 unlock(lock);
                 return TRUE;
         }
-        if (lock->is_cancelled && lock->wanted > lock->mode)
+        if (lock->is_cancelled)
                 r = -ECANCELED;
         else
                 r = ask(lock, lock->state == LOCK_LOCKING, lock->wanted, lock->flags);
@@ -298,18 +344,29 @@ static gboolean send(Lock *lock)
         return r == 0;
 }
 
-/* A keeper was granted or refused: unless there is another one by now, nothing is held up any longer. */
+static gboolean is_still_held_up(const Lock *lock)
+{
+        const Resource *resource = lock->resource;
+
+        if (resource->keeper && lock_is_busy(resource->keeper))
+                return TRUE;
+        return lock->state != LOCK_HELD && lock->flags & DLM_LKF_NOQUEUE && resource->passing > 0;
+}
+
+/* A keeper was granted or refused, or a lock has passed: is the first in line still held up? */
 static void send_held_up(Resource *resource)
 {
         GList *next;
 
-        if (resource->keeper && lock_is_busy(resource->keeper))
-                return;
         for (GList *l = resource->locks.head; l && resource->held_up > 0; l = next) {
                 Lock *lock = l->data;
 
                 next = l->next;
-                if (lock->is_held_up && !send(lock))
+                if (!lock->is_held_up)
+                        continue;
+                if (is_still_held_up(lock))
+                        return;
+                if (!send(lock))
                         next = resource->locks.head;    /* what was next may be gone */
         }
 }
@@ -317,6 +374,7 @@ static void send_held_up(Resource *resource)
 void lock_abandon(Lock *lock)
 {
         set_dropping(lock);
+        set_passing(lock, FALSE);
         hold_up_no_more(lock);
         set_state(lock, LOCK_ABANDONED);
 }
@@ -359,10 +417,35 @@ static gboolean goes_back(Lock *lock, int status)
         return FALSE;
 }
 
+/* Granted, or not. */
+static void request_ended(Lock *lock, int status, unsigned flags, const uint8_t *value)
+{
+        Resource *resource = lock->resource;
+        const gboolean has_failed_new = status < 0 && lock->state == LOCK_LOCKING, was_passing = lock->is_passing;
+
+        if (status == 0)
+                lock_granted(lock, flags, value);
+        else
+                set_state(lock, has_failed_new ? LOCK_NEW : LOCK_HELD);
+        set_passing(lock, FALSE);
+        if (lock->by == BY_KEEPER)
+                send_held_up(resource);
+        resource->opens++;                      /* this may be its last lock */
+        if (lock->dropping && has_failed_new)
+                lock_free(lock);
+        else if (lock->dropping)                /* the grant crossed our cancel: give it back */
+                lock_drop(lock);
+        else if (!goes_back(lock, status) && lock->done)
+                lock->done(lock, status, lock->data);
+        if (was_passing)                        /* if it held anything, the unlock or convert is on its way */
+                send_held_up(resource);
+        resource->opens--;
+        resource_release(resource);
+}
+
 void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const uint8_t *value)
 {
         Lock *lock = id_table_find(&tree->locks, id);
-        gboolean has_failed_new;
 
         g_assert(lock);
         trace("lock %u: completed, %s%s%s", id, status < 0 ? g_strerror(-status) : "granted",
@@ -370,19 +453,7 @@ void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const u
         switch (lock->state) {
         case LOCK_LOCKING:
         case LOCK_CONVERTING:
-                has_failed_new = status < 0 && lock->state == LOCK_LOCKING;
-                if (status == 0)
-                        lock_granted(lock, flags, value);
-                else
-                        set_state(lock, has_failed_new ? LOCK_NEW : LOCK_HELD);
-                if (lock->by == BY_KEEPER)
-                        send_held_up(lock->resource);
-                if (lock->dropping && has_failed_new)
-                        lock_free(lock);
-                else if (lock->dropping)                /* the grant crossed our cancel: give it back */
-                        lock_drop(lock);
-                else if (!goes_back(lock, status) && lock->done)
-                        lock->done(lock, status, lock->data);
+                request_ended(lock, status, flags, value);
                 break;
         case LOCK_UNLOCKING:
                 lock_free(lock);

@@ -35,7 +35,8 @@ typedef struct Daemon {
         Manager *manager;                       /* NULL until the mount answers, and in the background */
         int ready_fd;                           /* to the parent; -1: none, or told already */
         int signal_fd;
-        unsigned releasing;                     /* lockspaces, at the end */
+        unsigned releasing;                     /* lockspaces, at the end … */
+        guint patience;                         /* … the source of give_up_releasing(), or 0 */
         gboolean is_hurried;                    /* no waiting any more, at the end */
         guint quitting;                         /* the source of quit_when_idle(), or 0 */
 } Daemon;
@@ -277,6 +278,25 @@ static gboolean signals_came(int fd, GIOCondition condition, void *data)
 
 /* --- the end --- */
 
+static gboolean give_up_releasing(void *data)
+{
+        Daemon *daemon = data;
+        Engine *engine = daemon->tree->engine;
+
+        g_message("%s: %u lockspaces are left",
+                  engine->ops->is_lingering(engine) ? "one that was removed by force is still in use" : "the cluster does not answer",
+                  daemon->releasing);
+        g_main_loop_quit(daemon->loop);
+        return G_SOURCE_CONTINUE;
+}
+
+/* For so long from now on: there may be many lockspaces, and they go one by one. */
+static void be_patient(Daemon *daemon)
+{
+        g_clear_handle_id(&daemon->patience, g_source_remove);
+        daemon->patience = g_timeout_add_seconds(MAX(daemon->tree->options->wait_s, 1), give_up_releasing, daemon);
+}
+
 static void end_release(Daemon *daemon, Lockspace *lockspace, gboolean force);
 
 typedef struct Ending {                         /* one lockspace's release */
@@ -295,6 +315,8 @@ static void end_released(void *data, int status)
         lockspace_unref(ending->lockspace);
         if (--ending->daemon->releasing == 0)
                 g_main_loop_quit(ending->daemon->loop);
+        else
+                be_patient(ending->daemon);
 }
 
 static void end_release(Daemon *daemon, Lockspace *lockspace, gboolean force)
@@ -310,31 +332,20 @@ static void end_release(Daemon *daemon, Lockspace *lockspace, gboolean force)
                 end_released(ending, r);
 }
 
-static gboolean give_up_releasing(void *data)
-{
-        Daemon *daemon = data;
-
-        g_message("the cluster does not answer: %u lockspaces are left", daemon->releasing);
-        g_main_loop_quit(daemon->loop);
-        return G_SOURCE_CONTINUE;
-}
-
 /* The lockspaces that this mount made go with it, if nobody else uses them:
  * one left behind keeps dlm_controld from stopping. */
 static void release_lockspaces(Daemon *daemon)
 {
         g_autoptr(GList) lockspaces = g_hash_table_get_values(daemon->tree->lockspaces);
-        guint timer;
 
+        be_patient(daemon);
         daemon->releasing = 1;                  /* so that it reaches 0 only when all were begun */
         for (GList *l = lockspaces; l; l = l->next)
                 if (((Lockspace *)l->data)->is_created)
                         end_release(daemon, l->data, FALSE);
-        if (--daemon->releasing == 0)
-                return;
-        timer = g_timeout_add_seconds(MAX(daemon->tree->options->wait_s, 1), give_up_releasing, daemon);
-        g_main_loop_run(daemon->loop);
-        g_source_remove(timer);
+        if (--daemon->releasing > 0)
+                g_main_loop_run(daemon->loop);
+        g_clear_handle_id(&daemon->patience, g_source_remove);
 }
 
 static gboolean hurry(void *data)
@@ -343,8 +354,8 @@ static gboolean hurry(void *data)
         return G_SOURCE_CONTINUE;
 }
 
-/* What was written is lost if the engine ends before an unlock that publishes it
- * has; a lockspace that is being made stays behind if it ends before that has. */
+/* A value is lost if the engine ends before the unlock that publishes it has; a
+ * lockspace that is being made stays behind if it ends before that has. */
 static void finish(Daemon *daemon)
 {
         Tree *tree = daemon->tree;

@@ -596,6 +596,12 @@ static gboolean too_slow(void *data)
         return G_SOURCE_REMOVE;
 }
 
+/* Then a call would stand in line for nobody knows how long. */
+static gboolean is_lingering(const Tree *tree)
+{
+        return tree->engine->ops->is_lingering(tree->engine);
+}
+
 static void mkdir_done(void *data, int status, uint32_t id)
 {
         Detail *detail = data;
@@ -636,7 +642,7 @@ void request_mkdir(fuse_req_t req, Tree *tree, const char *name, mode_t mode)
                 r = -ESHUTDOWN;
         if (r == 0 && g_hash_table_contains(tree->lockspaces, name))
                 r = -EEXIST;
-        if (r == 0 && g_hash_table_contains(tree->making, name))
+        if (r == 0 && (g_hash_table_contains(tree->making, name) || is_lingering(tree)))
                 r = -EBUSY;
         if (r == 0 && !(detail->name = memory_strdup(name)))
                 r = -ENOMEM;
@@ -678,7 +684,7 @@ void request_rmdir(fuse_req_t req, Lockspace *lockspace)
         request_begin_wait(detail->request);
         detail->lockspace = lockspace_ref(lockspace);
         detail->timer = g_timeout_add_seconds(detail->tree->options->wait_s, too_slow, detail);
-        r = lockspace_release(lockspace, lockspace->is_force, rmdir_done, detail);
+        r = is_lingering(detail->tree) ? -EBUSY : lockspace_release(lockspace, lockspace->is_force, rmdir_done, detail);
         if (r < 0)
                 rmdir_done(detail, r);
 }

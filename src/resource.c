@@ -101,7 +101,7 @@ int resource_get(Lockspace *lockspace, const uint8_t *name, size_t len, uid_t ui
                 r = resource_charge(lockspace->tree, uid);
                 if (r < 0)
                         return r;
-                resource = memory_alloc0(sizeof(Resource) + len);
+                resource = memory_alloc0(G_STRUCT_OFFSET(Resource, name) + len);
                 if (!resource) {
                         users_discharge(lockspace->tree->users, uid, USER_FILE);
                         return -ENOMEM;

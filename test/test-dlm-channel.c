@@ -1,6 +1,6 @@
 /*
- * A channel without the kernel: its line, what it says when nothing is in it, and
- * which results it takes for the end of what.
+ * A channel without the kernel: its line, what it says when nothing is in it, which
+ * results it takes for the end of what, and what becomes of the line in the end.
  *
  * The device: each write is told beforehand what it returns, and what can be read
  * after it. Its descriptors are one pair of sockets, which the channel's thread has.
@@ -22,10 +22,33 @@ typedef struct Write {                          /* one that is expected */
         DlmVerb verb;
         int status;                             /* of the write: 0 or -errno */
         int results[3];                         /* their status, up to END */
+        gboolean is_stopped;                    /* it waits until somebody lets it go on */
 } Write;
 
 static const Write *writes;                     /* the next one; the thread's while a channel is open */
 static int kernel;                              /* its end of the pair */
+static GMutex lock;                             /* of: */
+static GCond changed;
+static enum State { RUNS, STANDS, GOES_ON } state;
+
+static void set_state(enum State to)
+{
+        g_mutex_lock(&lock);
+        state = to;
+        g_cond_broadcast(&changed);
+        g_mutex_unlock(&lock);
+}
+
+static void wait_for_state(enum State wanted)
+{
+        const gint64 end_us = g_get_monotonic_time() + TIMEOUT_US;
+
+        g_mutex_lock(&lock);
+        while (state != wanted && g_cond_wait_until(&changed, &lock, end_us))
+                ;
+        g_assert_cmpint(state, ==, wanted);
+        g_mutex_unlock(&lock);
+}
 
 int dlm_device_open(const char *name)
 {
@@ -43,6 +66,10 @@ int dlm_device_write(int fd, const DlmCall *call)
         const Write *now = writes++;
 
         g_assert_cmpint(call->verb, ==, now->verb);
+        if (now->is_stopped) {
+                set_state(STANDS);
+                wait_for_state(GOES_ON);
+        }
         for (const int *status = now->results; *status != END; status++) {
                 DlmResult result = { .id = call->id, .lkid = LKID, .status = *status };
 
@@ -225,6 +252,52 @@ static void test_cancel_ends_what_it_was_for(void)
         take(expected, steps, G_N_ELEMENTS(steps));
 }
 
+/* --- the end --- */
+
+static void push(DlmChannel *channel, DlmVerb verb, uint32_t id)
+{
+        const DlmCall call = { .verb = verb, .id = id, .name = "r", .name_len = 1 };
+
+        g_assert_cmpint(dlm_channel_push(channel, &call), ==, 0);
+}
+
+/* Else the kernel drops those locks with the device, and marks their values lost. */
+static void test_unlocks_are_made_before_the_end(void)
+{
+        static const Write expected[] = {
+                { DLM_VERB_LOCK, 0, { 0, END } },
+                { DLM_VERB_LOCK, 0, { 0, END } },
+                { DLM_VERB_LOCK, 0, { 0, END } },
+                { DLM_VERB_CONVERT, 0, { END }, .is_stopped = TRUE },
+                { DLM_VERB_UNLOCK, 0, { END } },
+                { DLM_VERB_UNLOCK, 0, { END } },
+        };
+        Seen seen = { 0 };
+        DlmMailbox *mailbox = dlm_mailbox_new(&seen);
+        DlmChannel *channel;
+
+        writes = expected;
+        channel = dlm_channel_new("fake", 1, 0, mailbox, deliver);
+        for (uint32_t id = 1; id <= 3; id++) {
+                push(channel, DLM_VERB_LOCK, id);
+                wait_for(mailbox, &seen, DLM_REPORT_COMPLETED);
+        }
+        push(channel, DLM_VERB_CONVERT, 1);
+        wait_for_state(STANDS);
+        push(channel, DLM_VERB_LOCK, 4);
+        push(channel, DLM_VERB_UNLOCK, 2);
+        push(channel, DLM_VERB_CANCEL, 1);
+        push(channel, DLM_VERB_UNLOCK, 3);
+        push(channel, DLM_VERB_LOCK, 5);
+        dlm_channel_close(channel);
+        set_state(GOES_ON);
+        wait_for(mailbox, &seen, DLM_REPORT_CLOSED);
+        g_assert_true(writes == expected + G_N_ELEMENTS(expected));
+
+        dlm_mailbox_close(mailbox, 1000);
+        dlm_mailbox_unref(mailbox);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -233,5 +306,6 @@ int main(int argc, char **argv)
         g_test_add_func("/dlm-channel/late-cancel/before-the-next-write", test_late_cancel_is_read_before_the_next_write);
         g_test_add_func("/dlm-channel/late-cancel/unlock", test_late_cancel_ends_no_unlock);
         g_test_add_func("/dlm-channel/cancel", test_cancel_ends_what_it_was_for);
+        g_test_add_func("/dlm-channel/end", test_unlocks_are_made_before_the_end);
         return g_test_run();
 }

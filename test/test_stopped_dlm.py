@@ -1,4 +1,4 @@
-"""What is given up or ended while a lockspace of the DLM is stopped, and what comes of it when that goes on."""
+"""What is given up or ended while a lockspace of the DLM is stopped or a release hangs, and what comes of it when that goes on."""
 
 import contextlib
 import errno
@@ -9,8 +9,10 @@ import subprocess
 
 import pytest
 
-from locking import (FCNTL_WAYS, by, errno_name, held, is_free, raw_lock, stopped, taken, unlock, wait_until_queued)
-from lockspacefs_test import Child, get, make_lockspace, opened, processes_with, put, raises_errno, wait_until, waiters
+from locking import (FCNTL_WAYS, by, errno_name, getlk, held, is_free, lock, raw_lock, start_waiter, stopped,
+                     taken, unlock, wait_until_queued)
+from lockspacefs_test import (Child, get, make_lockspace, opened, process_state, processes_with, put, raises_errno, touch,
+                              wait_for_exit, wait_until, waiters)
 
 
 def change(peer, way, path, then):
@@ -25,8 +27,8 @@ def change(peer, way, path, then):
         elif then == "unlock":
             unlock(way, fd)
         peer.say("on")
-        if then == "change":
-            peer.say(errno_name(raw_lock(way, fd, "ex")))
+        if then in ("change", "try"):
+            peer.say(errno_name(raw_lock(way, fd, "ex", wait=then == "change")))
         peer.wait_for("close")
 
 
@@ -62,6 +64,94 @@ def test_a_change_that_was_given_up_and_is_granted_goes_with_its_file(lockspace,
             child.kill()
     with taken("flock", lockspace, "r", wait=True):
         assert held(lockspace, "r") == [("ex", "flock")]
+
+
+# --- a try, when nobody has the lock any more ------------------------------
+
+def wait_to_change(peer, way, path):
+    with opened(path) as fd:
+        lock(way, fd, "pr")
+        lock(way, fd, "ex")
+
+
+def start_try(lockspace, way="flock"):
+    """Another process; it is under way when this returns."""
+    return wait_until_queued(lockspace, Child(lambda peer: is_free(lockspace, "r", way=way)))
+
+
+@pytest.mark.parametrize("way", ["flock", "posix"])
+def test_a_change_that_was_given_up_is_in_nobodys_way(lockspace, way):
+    """What it had is unlocked only when the end of the change is known."""
+    with taken("flock", lockspace, "r", "pr") as reader:
+        child = wait_until_queued(lockspace, Child(wait_to_change, way, lockspace / "r"))
+        with stopped("web"):
+            child.kill()
+            unlock("flock", reader)
+            attempt = start_try(lockspace)
+        assert attempt.join()
+
+
+@pytest.mark.parametrize("way", ["posix", "open"])
+def test_nor_is_a_lock_that_was_given_up_and_is_granted(lockspace, way):
+    with taken("flock", lockspace, "r") as holder:
+        child = start_waiter(way, lockspace, "r")
+        with stopped("web"):
+            unlock("flock", holder)             # stands in line before the cancel
+            child.kill()
+            attempt = start_try(lockspace, way)
+            waiter = start_waiter("flock", lockspace, "r")      # comes after the try, and so does not get before it
+        assert attempt.join()
+        waiter.wait_for("locked")
+
+
+@pytest.mark.parametrize("way", ["flock", "posix"])
+def test_a_try_can_be_interrupted(lockspace, way):
+    def attempt(peer):
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        with opened(lockspace / "r") as fd:
+            peer.say(errno_name(raw_lock(way, fd, wait=False)))
+
+    with taken("flock", lockspace, "r") as holder:
+        waiting = start_waiter(way, lockspace, "r")
+        with stopped("web"):
+            unlock("flock", holder)
+            waiting.kill()
+            child = wait_until_queued(lockspace, Child(attempt))
+            other = start_try(lockspace)
+            child.signal(signal.SIGUSR1)
+            child.wait_for("EINTR")
+        assert other.join()
+
+
+def test_who_was_interrupted_is_not_in_his_own_way(lockspace):
+    with taken("flock", lockspace, "r", "pr") as reader:
+        child = wait_until_queued(lockspace, Child(change, "posix", lockspace / "r", "try"))
+        with stopped("web"):
+            unlock("flock", reader)
+            child.signal(signal.SIGUSR1)
+            child.wait_for("EINTR")
+            child.wait_for("on")
+            wait_until(lambda: process_state(child.pid) == "S")
+        child.wait_for(0)
+        assert held(lockspace, "r") == [("ex", "posix")]
+
+
+def test_who_only_asks_is_in_nobodys_way(lockspace):
+    """F_GETLK finds out about other nodes by a lock of its own."""
+    def ask(peer, mode):
+        with opened(lockspace / "r") as fd:
+            peer.say("asks")
+            return getlk("posix", fd, mode)[0]
+
+    touch(lockspace / "r")
+    with stopped("web"):
+        children = [Child(ask, mode) for mode in ("ex", "pr", "ex")]
+        for child in children:
+            child.wait_for("asks")
+            wait_until(lambda: process_state(child.pid) == "S")
+        attempt = start_try(lockspace)
+    assert [child.join() for child in children] == ["un", "un", "un"]
+    assert attempt.join()
 
 
 # --- the end of the daemon -------------------------------------------------
@@ -116,6 +206,77 @@ def test_so_can_one_whose_release_stood_in_line(make_daemon):
         end(daemon, "unmounted", "web: seal: Success")          # at the second signal it does not wait for mkdir
         assert daemon.wait() == 0
         assert mode_of("/dev/dlm_web") == before
+
+
+# The kernel marks as lost what is locked for writing when its device is closed.
+def test_what_was_only_locked_for_writing_keeps_its_value(make_daemon):
+    lockspace = make_lockspace(make_daemon().mountpoint)
+    daemon = make_daemon("wait=60")
+    others = daemon.mountpoint / "web"
+    wait_until(others.exists)
+    modes = {"a": "ex", "b": "pw", "c": "ex"}
+    for name in modes:
+        put(lockspace / ".ex" / name, b"42")
+    with contextlib.ExitStack() as locks:
+        for name, mode in modes.items():
+            locks.enter_context(taken("open", others, name, mode))
+        with stopped("web"):
+            locks.close()                       # the unlocks stand in line behind the first
+            daemon.signal(signal.SIGTERM)
+            wait_until(lambda: "unmounted" in daemon.log)
+            assert not wait_for_exit(daemon.pid, 0.3)
+    assert daemon.wait() == 0
+    assert [get(lockspace / name) for name in modes] == [b"42"] * 3
+
+
+@contextlib.contextmanager
+def release_hangs(lockspace):
+    """It is removed by force, but others have it open: the kernel waits for them with all that comes after."""
+    put(lockspace / ".force", b"1")
+    with opened(f"/dev/dlm_{lockspace.name}"):
+        lockspace.rmdir()
+        yield
+
+
+def test_the_end_waits_for_a_release_that_hangs(make_daemon):
+    daemon = make_daemon()
+    web, other = (make_lockspace(daemon.mountpoint, name) for name in ("web", "other"))
+    with release_hangs(web):
+        for call in [(daemon.mountpoint / "new").mkdir, other.rmdir]:
+            with raises_errno(errno.EBUSY):
+                call()
+        daemon.signal(signal.SIGTERM)
+        wait_until(lambda: "unmounted" in daemon.log)
+        assert not wait_for_exit(daemon.pid, 0.3)
+    assert daemon.wait() == 0
+    assert "lockspace other is released" in daemon.log
+    assert not os.path.exists("/dev/dlm_other")
+
+
+def test_the_end_goes_on_for_as_long_as_one_after_the_other_is_released(make_daemon):
+    daemon = make_daemon("wait=3")
+    for name in ["one", "two"]:
+        put(make_lockspace(daemon.mountpoint, name) / ".ex" / "rev", b"42")
+    with stopped("one"):                        # the value cannot be read
+        with stopped("two"):
+            daemon.signal(signal.SIGTERM)
+            assert not wait_for_exit(daemon.pid, 2)
+        wait_until(lambda: "lockspace two is released" in daemon.log)
+        assert not wait_for_exit(daemon.pid, 2)
+    assert daemon.wait() == 0
+    assert "lockspace one is released" in daemon.log
+    assert not os.path.exists("/dev/dlm_one")
+
+
+def test_the_end_does_not_wait_for_ever(make_daemon):
+    daemon = make_daemon("wait=1")
+    web, other = (make_lockspace(daemon.mountpoint, name, 0o750) for name in ("web", "other"))
+    before = mode_of("/dev/dlm_other")
+    with release_hangs(web):
+        daemon.signal(signal.SIGTERM)
+        wait_until(lambda: "one that was removed by force is still in use: 1 lockspaces are left" in daemon.log)
+        wait_until(lambda: mode_of("/dev/dlm_other") == before, what="the device at its mode")
+    assert daemon.wait() == 0
 
 
 # --- two mounts ------------------------------------------------------------

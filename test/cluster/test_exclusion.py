@@ -128,6 +128,27 @@ def test_getlk_says_that_somebody_elsewhere_is_in_the_way(sites):
     assert two.do("getlk('posix', os.open(web / 's', os.O_RDWR | os.O_CREAT))[0]") == "un"
 
 
+# --- a try, when nobody has the lock any more ------------------------------
+
+@pytest.mark.parametrize("way", ["flock", "ofd"])
+def test_a_change_that_was_given_up_is_in_nobodys_way(sites, way):
+    """The first node manages the resource, so that what the second gives up takes its time."""
+    one, two = sites
+    one.holder("open", "r", "nl")
+    assert all(two.do(f"[try_after_giving_up({way!r}, web) for _ in range(10)]"))
+
+
+def test_who_only_asks_is_in_nobodys_way_on_his_node(sites):
+    one, two = sites
+    one.holder("open", "r", "nl")
+    askers = [two.start("fd = os.open(web / 'r', os.O_RDWR | os.O_CREAT)\n"
+                        "for _ in range(100): getlk('posix', fd)") for _ in range(2)]
+    got = two.do("[is_free(web, 'r', way='flock') for _ in range(100)]")
+    for asker in askers:
+        asker.result()
+    assert all(got)
+
+
 # --- one after the other, often --------------------------------------------
 
 @pytest.mark.parametrize("way", WAYS)

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from locking import COMPATIBLE, raw_take, take, wait_until_queued
+from locking import COMPATIBLE, raw_lock, raw_take, take, try_lock, wait_until_queued
 from lockspacefs_test import MODES, Child, locks
 
 
@@ -65,6 +65,21 @@ def death(way, lockspace, resource, mode="ex"):
     started = time.monotonic()
     child.kill()
     return time.monotonic() - started
+
+
+def try_after_giving_up(way, lockspace):
+    """Two open files share a lock, one is interrupted while it waits for more, and both are closed. Is it free then?"""
+    files = [take(way, lockspace, "r", "pr") for _ in range(2)]
+    other = os.open(lockspace / "r", os.O_RDWR)
+    signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    assert raw_lock(way, files[0]) == errno.EINTR
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for fd in files:
+        os.close(fd)
+    is_free = try_lock(way, other)
+    os.close(other)
+    return is_free
 
 
 def seconds_of(function):
