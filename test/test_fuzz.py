@@ -17,8 +17,9 @@ FD = "EBADF EINVAL ESTALE"
 VALUE = "EISDIR EFBIG ENOLCK EOPNOTSUPP EPERM EAGAIN"            # EAGAIN: O_NONBLOCK and RWF_NOWAIT
 
 # What each operation may end with. ENOSYS, EIO, ENXIO but from SEEK_DATA, EPROTO, ENOTCONN … are nowhere: nothing
-# here loses a value, and the daemon lives. EINTR: what waits for a lock or, on a cluster, for the lock manager (a
-# value, fsync, the device of a lockspace). What comes and goes meanwhile is EBUSY, EEXIST, EINPROGRESS (engine dlm).
+# here loses a value, and the daemon lives. EINTR: what waits for a lock, for the end of a lease (the kernel's own, see
+# fcntl(2)) or, on a cluster, for the lock manager (a value, fsync, the device of a lockspace). What comes and goes
+# meanwhile is EBUSY, EEXIST, EINPROGRESS (engine dlm).
 ALLOWED = {
     "open": f"{PATH} EPERM EINTR EAGAIN EEXIST EISDIR EINVAL EOPNOTSUPP ENOLCK",
     "open-usefully": f"{PATH} EINTR EAGAIN",
@@ -32,7 +33,7 @@ ALLOWED = {
     "pwritev2": f"{FD} {VALUE}",
     "lseek": f"{FD} ENXIO EOVERFLOW",
     "ftruncate": f"{FD} EFBIG ENOLCK EPERM",
-    "truncate": f"{PATH} EISDIR EINVAL EFBIG EPERM",
+    "truncate": f"{PATH} EISDIR EINVAL EFBIG EPERM EINTR",
     "fallocate": f"{FD} EOPNOTSUPP EFBIG EPERM",
     "fsync": f"{FD} EINTR",
     "sync-range": FD,
