@@ -16,7 +16,7 @@ typedef enum LockBy {
         BY_OFD,
         BY_OPEN,                                /* a mode directory */
         BY_KEEPER,                              /* NL, keeps a value alive */
-        BY_READER,                              /* NL, for one look at the value */
+        BY_READER,                              /* in NL, for one look at the value; in PR or EX, a probe for F_GETLK */
 } LockBy;
 
 typedef enum LockState {
@@ -50,7 +50,7 @@ struct Lock {
         bool is_asked : 1;                      /* somebody has waited for it since it was granted or converted */
         bool is_cancelled : 1;                  /* CONVERTING upwards, or back from that: nobody waits for it any more */
         bool is_held_up : 1;                    /* its operation waits for other locks' (lock.c); HELD: that is its unlock */
-        bool is_passing : 1;                    /* nobody has it or wants it, and it goes when the operation in flight has ended */
+        bool is_passing : 1;                    /* nobody wants what is in flight */
         unsigned flags;                         /* that: of lock_request() */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
         gint64 since_us;                        /* monotonic: in this state */
@@ -82,8 +82,8 @@ void lock_set_value(Lock *lock, const uint8_t *value);
 gboolean lock_is_busy(const Lock *lock);        /* an operation is in flight */
 gboolean lock_has(const Lock *lock);            /* it holds a mode, converting or not */
 gboolean lock_counts(const Lock *lock);         /* a person's: held or waited for, not given up, not a keeper */
-/* Is a value still on its way, though who could write it has let go? It goes back
- * with his lock, written or not, and is lost if the engine ends before that. */
+/* Is a value still on its way, though nobody can write it (any more)? It goes back
+ * with the lock, written or not, and is lost if the engine ends before that. */
 gboolean locks_are_publishing(Tree *tree);
 const char *lock_by_to_string(LockBy by);
 

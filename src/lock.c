@@ -18,12 +18,11 @@
  * makes an empty one: it would read empty, not lost. So what publishes a value
  * waits until the keeper is granted, or refused.
  *
- * A lock is passing when nobody has it or wants it, but the engine is not done
- * with it: it was given up with an operation in flight, or it is a probe, to
- * see who else is there. It may be in the way meanwhile. That does not matter
- * to who waits; a try would be refused, though nobody has the lock. So a try
- * waits until nothing is passing there. That is soon, or as soon as the engine
- * does anything at all.
+ * A lock is passing when nobody wants what the engine is still busy with: it,
+ * or only its change, was given up meanwhile, or it is a probe, to see who else
+ * is there. It may be in the way. That does not matter to who waits; a try
+ * would be refused, though nobody has the lock. So a try waits until nothing is
+ * passing there. That is soon, or as soon as the engine does anything at all.
  *
  * What waits for one of these is held up, and so is all that is asked for there
  * after it, since what a mount does to a resource happens in its order. Those
@@ -66,7 +65,7 @@ gboolean locks_are_publishing(Tree *tree)
         const Lock *lock;
 
         while ((lock = id_table_next(&tree->locks, &id)))
-                if (lock->dropping && lock->state != LOCK_ABANDONED && may_write(lock))
+                if ((lock->dropping || lock->by == BY_READER) && lock->state != LOCK_ABANDONED && may_write(lock))
                         return TRUE;
         return FALSE;
 }

@@ -229,6 +229,32 @@ def test_what_was_only_locked_for_writing_keeps_its_value(make_daemon):
     assert [get(lockspace / name) for name in modes] == [b"42"] * 3
 
 
+def test_what_was_only_asked_about_keeps_its_value(make_daemon):
+    lockspace = make_lockspace(make_daemon().mountpoint)
+    daemon = make_daemon("wait=60")
+    others = daemon.mountpoint / "web"
+    wait_until(others.exists)
+
+    def ask(peer):
+        with raises_errno(errno.ECONNABORTED, errno.ENOTCONN), opened(others / "r") as fd:
+            peer.say("asks")
+            getlk("posix", fd, "ex")
+
+    put(lockspace / ".ex" / "r", b"42")
+    touch(others / "r")
+    assert is_free(others, "r")
+    with stopped("web"):
+        child = Child(ask)
+        child.wait_for("asks")
+        wait_until(lambda: process_state(child.pid) == "S")
+        subprocess.run(["umount", "-i", "-f", daemon.mountpoint], check=False)
+        child.join()
+        wait_until(lambda: "unmounted" in daemon.log)
+        assert not wait_for_exit(daemon.pid, 0.3)
+    assert daemon.wait() == 0
+    assert get(lockspace / "r") == b"42"
+
+
 @contextlib.contextmanager
 def release_hangs(lockspace):
     """It is removed by force, but others have it open: the kernel waits for them with all that comes after."""
