@@ -81,6 +81,7 @@ void lock_set_value(Lock *lock, const uint8_t *value);
 
 gboolean lock_is_busy(const Lock *lock);        /* an operation is in flight */
 gboolean lock_has(const Lock *lock);            /* it holds a mode, converting or not */
+LockMode lock_kept_mode(const Lock *lock);      /* that, without what a change brought that was given up */
 gboolean lock_counts(const Lock *lock);         /* a person's: held or waited for, not given up, not a keeper */
 /* Is a value still on its way, though nobody can write it (any more)? It goes back
  * with the lock, written or not, and is lost if the engine ends before that. */

@@ -88,6 +88,14 @@ typedef struct Search {
         Owner *met;                             /* whose waits are still to be followed */
 } Search;
 
+/* A try is none, nor what was given up: it goes when the engine has answered. */
+static gboolean is_waiter(const Lock *lock)
+{
+        const Holder *holder = lock->data;
+
+        return lock_counts(lock) && lock_is_busy(lock) && holder->active && holder->active->wait;
+}
+
 /* Note in each holder that waits there the modes that must become possible
  * before it is granted: its own and those of the requests before it, since
  * nobody overtakes; but a conversion goes before every waiter. All of them
@@ -99,7 +107,7 @@ static unsigned note_modes(const Resource *resource)
         for (GList *l = resource->locks.head; l; l = l->next) {
                 const Lock *lock = l->data;
 
-                if (!lock_counts(lock) || !lock_is_busy(lock))
+                if (!is_waiter(lock))
                         continue;
                 modes |= 1u << lock->wanted;
                 ((Holder *)lock->data)->modes = lock_has(lock) ? 1u << lock->wanted : modes;
@@ -127,7 +135,7 @@ static gboolean meet(Search *search, const Resource *resource, unsigned modes, c
                 const Lock *lock = l->data;
                 Owner *owner;
 
-                if (lock == own || lock->by != BY_POSIX || !(modes & 1u << lock->mode) || !lock_counts(lock) || !lock_has(lock))
+                if (lock == own || lock->by != BY_POSIX || !(modes & 1u << lock_kept_mode(lock)) || !lock_counts(lock) || !lock_has(lock))
                         continue;
                 owner = ((FcntlHolder *)lock->data)->owner;
                 if (owner == search->asker)

@@ -48,6 +48,11 @@ gboolean lock_has(const Lock *lock)
         return lock->state == LOCK_HELD || lock->state == LOCK_CONVERTING;
 }
 
+LockMode lock_kept_mode(const Lock *lock)
+{
+        return lock->is_cancelled ? MIN(lock->mode, lock->back) : lock->mode;
+}
+
 gboolean lock_counts(const Lock *lock)
 {
         return !lock->dropping && !is_internal(lock->by) && (lock_has(lock) || lock_is_busy(lock));

@@ -522,9 +522,9 @@ void request_getlk(fuse_req_t req, Handle *handle, guint64 owner, const struct f
         for (GList *l = resource->locks.head; l; l = l->next) {
                 const Lock *lock = l->data;
 
-                if (!lock_counts(lock) || !lock_has(lock) || mode_is_compatible(mode, lock->mode) || lock->data == self)
+                if (!lock_counts(lock) || !lock_has(lock) || mode_is_compatible(mode, lock_kept_mode(lock)) || lock->data == self)
                         continue;
-                answer = (struct flock){ .l_type = lock->mode <= MODE_PR ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET, .l_pid = lock->pid };
+                answer = (struct flock){ .l_type = lock_kept_mode(lock) <= MODE_PR ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET, .l_pid = lock->pid };
                 break;
         }
         /* Our own lock would refuse the try, and it keeps out what it conflicts with. */

@@ -66,6 +66,37 @@ def test_a_change_that_was_given_up_and_is_granted_goes_with_its_file(lockspace,
         assert held(lockspace, "r") == [("ex", "flock")]
 
 
+def test_a_change_that_was_given_up_closes_no_circle(lockspace):
+    """Whoever was interrupted waits for nobody there any more."""
+    def go_elsewhere(peer):
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        with opened(lockspace / "r") as fd, opened(lockspace / "elsewhere") as other:
+            lock("posix", fd, "pr")
+            peer.say(errno_name(raw_lock("posix", fd, "ex")))
+            lock("posix", other, "ex")
+
+    def come_from_there(peer):
+        with opened(lockspace / "r") as fd, taken("posix", lockspace, "elsewhere"):
+            peer.say("has it")
+            peer.wait_for("ask")
+            peer.say(errno_name(raw_lock("posix", fd, "pr")))
+
+    touch(lockspace / "elsewhere")
+    with taken("flock", lockspace, "r", "pr"):
+        interrupted = wait_until_queued(lockspace, Child(go_elsewhere))
+        asker = Child(come_from_there)
+        asker.wait_for("has it")
+        with stopped("web"):
+            interrupted.signal(signal.SIGUSR1)
+            interrupted.wait_for("EINTR")
+            wait_until(lambda: waiters(lockspace, "elsewhere"))
+            asker.say("ask")
+            wait_until_queued(lockspace, asker)
+        asker.wait_for(0)
+        for child in asker, interrupted:
+            child.join()
+
+
 # --- a try, when nobody has the lock any more ------------------------------
 
 def wait_to_change(peer, way, path):
