@@ -168,9 +168,9 @@ typedef struct EngineOps {
          * -EBUSY: locks are left after all (only without @force); it is still
          * sealed. -EREMOTE: as in seal(). */
         int (*release)(Engine *engine, uint32_t lockspace, gboolean force, EngineDone *done, void *data);
-        /* Does a release with @force that was answered still wait for others who
-         * have that lockspace open? Nobody knows how long; all that is made or
-         * released stands in line behind it. */
+        /* Does a release with @force that was answered still go on, since others
+         * have that lockspace open, or the cluster takes its time? Nobody knows
+         * how long; all that is made or released stands in line behind it. */
         gboolean (*is_lingering)(Engine *engine);
 
         /* --- locks: 0, and completed() comes once; or a negative errno, and

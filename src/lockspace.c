@@ -349,7 +349,11 @@ static void engine_release(Lockspace *lockspace)
 
         if (!lockspace->is_forced)
                 lockspace->state = LOCKSPACE_RELEASING;
-        r = engine->ops->release(engine, lockspace->id, lockspace->is_forced, released, lockspace);
+        /* In line behind that one nobody would know for how long; in the end there is nothing else to do. */
+        if (!lockspace->is_forced && !lockspace->tree->shutting_down && engine->ops->is_lingering(engine))
+                r = -EBUSY;
+        else
+                r = engine->ops->release(engine, lockspace->id, lockspace->is_forced, released, lockspace);
         if (r < 0)
                 released(lockspace, r, lockspace->id);
 }

@@ -284,7 +284,7 @@ static gboolean give_up_releasing(void *data)
         Engine *engine = daemon->tree->engine;
 
         g_message("%s: %u lockspaces are left",
-                  engine->ops->is_lingering(engine) ? "one that was removed by force is still in use" : "the cluster does not answer",
+                  engine->ops->is_lingering(engine) ? "one that was removed by force has not gone yet" : "the cluster does not answer",
                   daemon->releasing);
         g_main_loop_quit(daemon->loop);
         return G_SOURCE_CONTINUE;

@@ -295,6 +295,23 @@ def release_hangs(lockspace):
         yield
 
 
+def test_a_release_under_way_does_not_wait_for_one_that_hangs(make_daemon):
+    """It is busy, as one that is asked for later: nobody knows for how long nobody could use it."""
+    daemon = make_daemon("wait=1", environment={"G_DEBUG": ""})
+    daemon.excused = True                       # its log says that the rmdir has failed
+    web, other = (make_lockspace(daemon.mountpoint, name, 0o750) for name in ("web", "other"))
+    before = mode_of("/dev/dlm_other")
+    put(other / ".ex" / "rev", b"42")
+    with contextlib.ExitStack() as hanging:
+        with stopped("other"):                  # the value cannot be read
+            with raises_errno(errno.EINPROGRESS):
+                other.rmdir()
+            hanging.enter_context(release_hangs(web))
+        wait_until(lambda: mode_of("/dev/dlm_other") == before, what="the device at its mode")
+        assert get(other / "rev") == b"42"
+        assert is_free(other, "r")
+
+
 def test_the_end_waits_for_a_release_that_hangs(make_daemon):
     daemon = make_daemon()
     web, other = (make_lockspace(daemon.mountpoint, name) for name in ("web", "other"))
@@ -331,7 +348,7 @@ def test_the_end_does_not_wait_for_ever(make_daemon):
     before = mode_of("/dev/dlm_other")
     with release_hangs(web):
         daemon.signal(signal.SIGTERM)
-        wait_until(lambda: "one that was removed by force is still in use: 1 lockspaces are left" in daemon.log)
+        wait_until(lambda: "one that was removed by force has not gone yet: 1 lockspaces are left" in daemon.log)
         wait_until(lambda: mode_of("/dev/dlm_other") == before, what="the device at its mode")
     assert daemon.wait() == 0
 
