@@ -9,7 +9,6 @@
 #include "run-lock.h"
 #include "run-value.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <glib-unix.h>
 #include <locale.h>
 #include <signal.h>

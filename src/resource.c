@@ -79,15 +79,18 @@ static gboolean forget_one(GQueue *names)
 
 int resource_charge(Tree *tree, uid_t uid)
 {
-        Users *users = tree->users;
+        GQueue *names;
         int r;
 
-        while ((r = users_charge(users, uid, USER_FILE)) == -ENOSPC)
-                if (!forget_one(users_get_names(users, uid)))
+        while ((r = users_charge(tree->users, uid, USER_FILE)) == -ENOSPC)
+                if (!forget_one(users_get_names(tree->users, uid)))
                         return r;
-        if (r == 0 && users_get_names(users, uid)->length >= NAMES_MAX)
-                forget_one(users_get_names(users, uid));
-        return r;
+        if (r < 0)
+                return r;
+        names = users_get_names(tree->users, uid);
+        if (names->length >= NAMES_MAX)
+                forget_one(names);
+        return 0;
 }
 
 /* --- life --- */

@@ -73,17 +73,30 @@ static gboolean is_mount_point(const char *path)
         return is_ours;
 }
 
+static gboolean fail_to_open(const char *path, GError **error)
+{
+        switch (errno) {
+        case EACCES:
+                return fail(error, EX_NOPERM, "%s: %s", path, g_strerror(errno));
+        case ENOTCONN:
+                return fail(error, EX_UNAVAILABLE, "%s: %s; the daemon is gone, umount and mount again", path, g_strerror(errno));
+        case EMFILE:
+        case ENFILE:
+                return fail(error, EX_OSERR, "%s: %s", path, g_strerror(errno));
+        case ENOENT:
+                return fail(error, EX_NOINPUT, "%s: %s; a lock file is in a lockspace, make that with mkdir", path, g_strerror(errno));
+        default:
+                return fail(error, EX_NOINPUT, "%s: %s", path, g_strerror(errno));
+        }
+}
+
 static gboolean open_directory(const char *path, const char *directory, RunLock *lock, GError **error)
 {
         struct statfs fs;
 
         lock->directory_fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (lock->directory_fd < 0 || fstatfs(lock->directory_fd, &fs) < 0)
-                return fail(error, errno == EACCES ? EX_NOPERM : errno == ENOTCONN ? EX_UNAVAILABLE :
-                                   errno == EMFILE || errno == ENFILE ? EX_OSERR : EX_NOINPUT, "%s: %s%s", path,
-                            g_strerror(errno),
-                            errno == ENOENT ? "; a lock file is in a lockspace, make that with mkdir" :
-                            errno == ENOTCONN ? "; the daemon is gone, umount and mount again" : "");
+                return fail_to_open(path, error);
         if (fs.f_type != LOCKSPACEFS_STATFS_TYPE)
                 return fail(error, EX_NOINPUT, "%s: this is not on a lockspacefs; flock(1) locks files of other file systems", path);
         return TRUE;
