@@ -7,7 +7,7 @@
 #include <glib.h>
 #include <sys/types.h>
 
-/* What is mounted at @mountpoint, an absolute path without links: its device, as in stat(2), and its type.
+/* What is mounted at @mountpoint, an absolute path without links: its device, as in stat(2), and its type (NULL: not wanted).
  * -ENOENT: nothing; another negative errno: nobody can tell. */
 int mount_table_find(const char *mountpoint, dev_t *ret_device, char **ret_type);
 gboolean mount_table_has(dev_t device);         /* anywhere; FALSE also if nobody can tell */

@@ -39,7 +39,8 @@ int mount_table_find(const char *mountpoint, dev_t *ret_device, char **ret_type)
                         dash++;
                 if (dash + 1 >= n || !read_device(fields[DEVICE], ret_device))
                         return -EIO;
-                *ret_type = g_strdup(fields[dash + 1]);
+                if (ret_type)
+                        *ret_type = g_strdup(fields[dash + 1]);
                 return 0;
         }
         return lines ? -ENOENT : -EIO;

@@ -188,9 +188,8 @@ static gboolean check_mountpoint(const char *mountpoint, GError **error)
 /* Does the path lead to our mount? It may be unmounted lazily, and another one be there; or something is mounted over it. */
 static gboolean is_in_place(const Session *session)
 {
-        g_autofree char *type = NULL;
         dev_t device;
-        const int r = mount_table_find(session->tree->options->mountpoint, &device, &type);
+        const int r = mount_table_find(session->tree->options->mountpoint, &device, NULL);
 
         return r == 0 ? !session->device || device == session->device : r != -ENOENT;
 }
@@ -242,7 +241,6 @@ static gboolean mount_it(Session *session, const struct fuse_lowlevel_ops *ops, 
 {
         const Options *options = session->tree->options;
         g_autoptr(GString) log = g_string_new(NULL);
-        g_autofree char *type = NULL;
 
         session->se = make_session(options, ops, ops_size, session->tree, log);
         mount_log = log;
@@ -250,7 +248,7 @@ static gboolean mount_it(Session *session, const struct fuse_lowlevel_ops *ops, 
         mount_log = NULL;
         g_strdelimit(g_strchomp(log->str), "\n", ';');
         if (session->is_mounted)
-                mount_table_find(options->mountpoint, &session->device, &type);
+                mount_table_find(options->mountpoint, &session->device, NULL);
         else
                 g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot mount on %s: %s", options->mountpoint,
                             *log->str ? log->str : "see the messages above");
