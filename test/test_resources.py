@@ -145,11 +145,8 @@ def test_a_hundred_thousand_lock_files(lockspace, engine):
     assert not lockspace.exists()
 
 
-def test_names_that_nobody_uses_any_more_cost_no_memory(daemon, lockspace, engine):
-    """The kernel keeps each of them, and for root there is no limit. No engine has anything to do with it."""
-    if engine != "local":
-        return
-
+def test_names_that_nobody_uses_any_more_cost_no_memory(daemon, lockspace):
+    """The kernel keeps each of them, and for root there is no limit."""
     def use(numbers):
         for i in numbers:
             os.close(os.open(f"{i}", os.O_RDONLY, dir_fd=directory))
