@@ -71,8 +71,20 @@ def play(orders: int, names: dict) -> None:
             os.write(1, answer_line.encode("ascii", "backslashreplace"))
 
 
+def dismiss(pids: list[int]) -> None:
+    """Kill these children, and what they have started. One that hangs in the kernel ends later."""
+    for pid in pids:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    deadline = time.monotonic() + 1
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
 def serve() -> None:
-    """Orders on standard input: "new TAG", "TAG ID SOURCE"."""
+    """Orders on standard input: "new TAG", "dismiss TAG", "TAG ID SOURCE"."""
     names = {"__name__": "actor"}
     exec("import errno, fcntl, os, re, select, signal, struct, subprocess, sys, threading, time\n"
          "from pathlib import Path\n"
@@ -83,6 +95,7 @@ def serve() -> None:
          "dlm = Path('/dlm')\n"
          "web = dlm / 'web'\n", names)
     pipes = {}
+    pids = []
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         first, rest = line.rstrip("\n").split(" ", 1)
@@ -96,8 +109,16 @@ def serve() -> None:
                 os.open("/dev/null", os.O_RDONLY)
                 play(orders, names)
                 os._exit(0)
+            os.setpgid(pid, pid)
             os.close(orders)
+            pids.append(pid)
             os.write(1, f"{rest} 0 ('value', {pid})\n".encode())
+        elif first == "dismiss":
+            dismiss(pids)
+            for fd in pipes.values():
+                os.close(fd)
+            pipes, pids = {}, []
+            os.write(1, f"{rest} 0 ('value', None)\n".encode())
         else:
             try:
                 os.write(pipes[first], (rest + "\n").encode())
@@ -165,7 +186,17 @@ class Actor:
 
 
 class Troupe:
-    """The actors of a node: one job that forks them."""
+    """The actors of a node: one job that forks them, and stays for the next test, as a start takes it a second."""
+
+    _troupes: dict = {}                         # by node
+
+    @classmethod
+    def on(cls, node) -> "Troupe":
+        """The one that is there, unless the node was started again."""
+        troupe = cls._troupes.get(node)
+        if not troupe or not troupe.is_there():
+            troupe = cls._troupes[node] = cls(node)
+        return troupe
 
     def __init__(self, node):
         self.node = node
@@ -213,11 +244,20 @@ class Troupe:
         self._last += 1
         return self._last
 
+    def is_there(self) -> bool:
+        return is_there(self._job) and self._job.poll() is None
+
     def dismiss(self) -> None:
         """All of them, with what they have open."""
-        if self._job.poll() is None:
-            self._job.kill()
-            self._job.wait(30)
+        tag = f"a{self._next()}"
+        self._job.send(f"dismiss {tag}\n")
+        self.wait_for(tag, TIMEOUT, "the end of the actors")
+        self._director = None
+
+
+def is_there(job) -> bool:
+    """Its node has not crashed, nor been started again since."""
+    return job.node.runs() and (job.node.share / "jobs" / f"{job.id}.pid").exists()
 
 
 class Site:
@@ -239,7 +279,7 @@ class Site:
     def actor(self, *sources: str) -> Actor:
         """A new process, which has done this already."""
         if not self._troupe:
-            self._troupe = Troupe(self.node)
+            self._troupe = Troupe.on(self.node)
         actor = self._troupe.actor()
         self._pids.append(actor.pid)
         for source in sources:
@@ -331,7 +371,7 @@ class Site:
 
     def is_there(self) -> bool:
         """Not crashed, nor started again since."""
-        return self.node.runs() and (self.node.share / "jobs" / f"{self.daemon.job.id}.pid").exists()
+        return is_there(self.daemon.job)
 
     def dismiss(self) -> None:
         """The actors go, with all that they have open."""
