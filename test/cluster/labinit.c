@@ -500,6 +500,25 @@ static int count_members(const char *status)
         return members;
 }
 
+/* FALSE: it did not come up. */
+static bool start_corosync(void)
+{
+        if (RUN("/usr/sbin/corosync") != 0) {
+                fail("corosync did not start");
+                return false;
+        }
+        say("corosync");
+        return true;
+}
+
+/* We are its parent, as it is a daemon. */
+static bool corosync_has_ended(void)
+{
+        const pid_t pid = atoi(get("/run/corosync.pid"));
+
+        return pid > 0 && waitpid(pid, NULL, WNOHANG) == pid;
+}
+
 static bool corosync_serves(void)
 {
         return strstr(get("/var/log/corosync.log"), "ready to provide service") && access("/dev/misc/dlm_plock", F_OK) == 0;
@@ -516,12 +535,7 @@ static void make_cluster(void)
         write_corosync_conf(atoi(option("LAB_NODES", "1")));
         if (strcmp(cluster, "none") == 0)
                 return;
-        if (RUN("/usr/sbin/corosync") != 0) {
-                fail("corosync did not start");
-                return;
-        }
-        say("corosync");
-        if (strcmp(cluster, "corosync") == 0)
+        if (!start_corosync() || strcmp(cluster, "corosync") == 0)
                 return;
 
         /* corosync returns before it serves, and udev may be slower yet: started
@@ -530,6 +544,10 @@ static void make_cluster(void)
                 usleep(5000);
         say("corosync serves, udev is done");
         for (int i = 0; i < 400; i++) {
+                /* the others end a node's corosync when they throw it out, and their
+                 * word for that may come as late as now, after a quick start */
+                if (corosync_has_ended() && !start_corosync())
+                        return;
                 if (controld > 0 && waitpid(controld, NULL, WNOHANG) == controld)
                         controld = -1;
                 if (controld < 0)
