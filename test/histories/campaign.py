@@ -176,10 +176,11 @@ class Tally:
     last_seed: int = 0
 
 
-def run(arena, seed, ops, shrinks=True):
+def run(arena, seed, ops, shrinks=True, before_each=lambda: None):
     """Histories from @seed on, with @ops operations or more together; Failure."""
     tally = Tally()
     for tally.last_seed in itertools.count(seed):
+        before_each()
         history_of_seed = arena.generate(tally.last_seed)
         try:
             tally.ops += arena.play(history_of_seed)
