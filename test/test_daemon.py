@@ -53,9 +53,10 @@ def daemons_of(mountpoint):
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):      # it may end meanwhile
-            program, *arguments = (directory / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-            if Path(os.fsdecode(program)).name == daemon_path().name \
-                    and any(Path(os.fsdecode(argument)).name == mountpoint.name for argument in arguments):
+            words = (directory / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+            names = [Path(os.fsdecode(word)).name for word in words]
+            programs = names if names[0].startswith("valgrind") else names[:1]
+            if daemon_path().name in programs and mountpoint.name in names:
                 if (directory / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
                     found.append(int(directory.name))
     return found
