@@ -158,6 +158,12 @@ def test_who_may_only_read_gets_the_modes_of_readers(lockspace, lock):
     assert done.returncode == NO_PERMISSION and "mode EX: Permission denied" in done.stderr
 
 
+def test_who_may_not_enter_the_lockspace(lockspace):
+    lockspace.chmod(0o700)
+    done = run_as(NOBODY, command(lockspace / ".ex" / "job", "true"))
+    assert done.returncode == NO_PERMISSION and ".ex/job: Permission denied" in done.stderr
+
+
 def test_who_may_only_write_gets_the_lock_without_the_value(lockspace, lock):
     put(lockspace / ".ex/r", b"secret")
     lock.chmod(0o622)
