@@ -328,15 +328,15 @@ def test_the_end_waits_for_a_release_that_hangs(make_daemon):
 
 
 def test_the_end_goes_on_for_as_long_as_one_after_the_other_is_released(make_daemon):
-    daemon = make_daemon("wait=3")
+    daemon = make_daemon("wait=6")
     for name in ["one", "two"]:
         put(make_lockspace(daemon.mountpoint, name) / ".ex" / "rev", b"42")
     with stopped("one"):                        # the value cannot be read
         with stopped("two"):
             daemon.signal(signal.SIGTERM)
-            assert not wait_for_exit(daemon.pid, 2)
+            assert not wait_for_exit(daemon.pid, 4)
         wait_until(lambda: "lockspace two is released" in daemon.log)
-        assert not wait_for_exit(daemon.pid, 2)
+        assert not wait_for_exit(daemon.pid, 4)
     assert daemon.wait() == 0
     assert "lockspace one is released" in daemon.log
     assert not os.path.exists("/dev/dlm_one")
