@@ -246,6 +246,8 @@ class Judge:
         held: list[tuple[int, Section]] = []
         last: Optional[Section] = None
         for section in sections:
+            if self.until(section) < section.begin:     # it was over when its process said that it began
+                continue
             held = [(until, other) for until, other in held if until > section.begin + self.history.error]
             for until, other in held:
                 if section.mode in COMPATIBLE[other.mode]:

@@ -88,6 +88,8 @@ def test_until_its_holder_was_struck(kind, target):
 def test_a_process_may_say_late_that_it_got_what_is_lost_by_then():
     kill = blow("daemon-kill", 1, 100, 110)
     assert not accused(section("90 120"), kill, section("0 200 210 211", "b", 2))
+    assert not accused(section("90 120 130 131"), kill, section("0 115 150 151", "b", 2))
+    assert found("two at once", section("111 120 130 131"), kill, section("0 115 150 151", "b", 2))
     assert found("two at once", section("115 120"), kill, section("0 200 210 211", "b", 2))
 
 
