@@ -88,12 +88,10 @@ typedef struct Search {
         Owner *met;                             /* whose waits are still to be followed */
 } Search;
 
-/* A try is none, nor what was given up: it goes when the engine has answered. */
-static gboolean is_waiter(const Lock *lock)
+/* Not with a try, nor with what was given up: that goes when the engine has answered. */
+static gboolean waits(const Holder *holder)
 {
-        const Holder *holder = lock->data;
-
-        return lock_counts(lock) && lock_is_busy(lock) && holder->active && holder->active->wait;
+        return holder->active && holder->active->wait;
 }
 
 /* Note in each holder that waits there the modes that must become possible
@@ -107,7 +105,7 @@ static unsigned note_modes(const Resource *resource)
         for (GList *l = resource->locks.head; l; l = l->next) {
                 const Lock *lock = l->data;
 
-                if (!is_waiter(lock))
+                if (!lock_counts(lock) || !lock_is_busy(lock) || !waits(lock->data))
                         continue;
                 modes |= 1u << lock->wanted;
                 ((Holder *)lock->data)->modes = lock_has(lock) ? 1u << lock->wanted : modes;
@@ -186,7 +184,7 @@ static gboolean would_deadlock(const Holder *holder, LockMode mode)
                 for (; h && !is_cycle; h = h->next) {
                         const Holder *other = h->data;
 
-                        is_cycle = other->active && other->active->wait && follow(&search, other);
+                        is_cycle = waits(other) && follow(&search, other);
                 }
         }
         return is_cycle;

@@ -246,7 +246,8 @@ class Judge:
         held: list[tuple[int, Section]] = []
         last: Optional[Section] = None
         for section in sections:
-            if self.until(section) < section.begin:     # it was over when its process said that it began
+            end = self.until(section)
+            if end < section.begin:             # it was over when its process said that it began
                 continue
             held = [(until, other) for until, other in held if until > section.begin + self.history.error]
             for until, other in held:
@@ -257,7 +258,7 @@ class Judge:
                 if not doubtful:
                     self.accuse(f"two at once, for {(until - section.begin) / self.history.second * 1e3:.3f} ms at least",
                                 other, section)
-            held.append((self.until(section), section))
+            held.append((end, section))
             if self.is_doubtful(section):
                 continue
             if last and last.node != section.node and section.mode not in COMPATIBLE[last.mode]:
