@@ -85,7 +85,7 @@ MUTANTS = {
         ("holder.c", "an interrupted fcntl loses the lock that it had",
          "if (lock->state == LOCK_CONVERTING && holder->by != BY_FLOCK)", "if (FALSE)"),
         ("holder.c", "who waits for a waiter is not followed",
-         "is_cycle = other->active && other->active->wait && follow(&search, other);", ""),
+         "is_cycle = waits(other) && follow(&search, other);", ""),
         ("holder.c", "the queue before who asks is not looked at", "modes |= note_modes(holder->resource);", ""),
         ("holder.c", "the queue before others is not looked at", "lock_has(lock) ? 1u << lock->wanted : modes;", "1u << lock->wanted;"),
         ("holder.c", "a conversion waits for itself", "if (lock == own || ", "if ("),
