@@ -191,6 +191,10 @@ typedef struct EngineOps {
         /* Ask that the lock() or convert() in flight ends: it does, with
          * -ECANCELED or with what crossed. Harmless when nothing is in flight. */
         void (*cancel)(Engine *engine, uint32_t id);
+        /* The same for a lock() in flight. FALSE: not yet, or its resource may
+         * hang; but by cancel(), when an NL lock that is asked for from now on
+         * in the same resource has ended. NULL: cancel() will always do. */
+        gboolean (*cancel_new)(Engine *engine, uint32_t id);
 
         /* --- looking, and the loop --- */
 

@@ -51,7 +51,8 @@ struct Lock {
         bool is_cancelled : 1;                  /* CONVERTING upwards, or back from that: nobody waits for it any more */
         bool is_held_up : 1;                    /* its operation waits for other locks' (lock.c); HELD: that is its unlock */
         bool is_passing : 1;                    /* nobody wants what is in flight */
-        unsigned flags;                         /* that: of lock_request() */
+        bool is_paired : 1;                     /* given up, or the lead for that: @data is the other of the two */
+        unsigned flags;                         /* of the lock_request() that is_held_up */
         uint8_t value[VALUE_LEN];               /* as of the grant, or as written since */
         gint64 since_us;                        /* monotonic: in this state */
         Resource *resource;                     /* kept alive by its locks */

@@ -410,16 +410,16 @@ static int lock_unlock(DlmEngine *engine, DlmLock *lock)
         return lock_call(engine, lock, &call);
 }
 
-static int lock_cancel(DlmEngine *engine, DlmLock *lock)
+/* Take its call back, if it still stands in line. 1: it has been; 0: it has been made. */
+static int lock_take_back(DlmEngine *engine, DlmLock *lock)
 {
         DlmReport *report = memory_new0(DlmReport);
-        DlmCall call = { .verb = DLM_VERB_CANCEL };
 
         if (!report)
                 return -ENOMEM;
         if (!dlm_channel_withdraw(lock->space->channel, lock->id)) {
                 g_free(report);
-                return lock_call(engine, lock, &call);
+                return 0;
         }
         report->mail.deliver = dlm_engine_deliver_report;
         report->kind = DLM_REPORT_COMPLETED;
@@ -427,7 +427,15 @@ static int lock_cancel(DlmEngine *engine, DlmLock *lock)
         report->result.id = lock->id;
         report->result.status = -ECANCELED;
         dlm_engine_post_later(engine, &report->mail);
-        return 0;
+        return 1;
+}
+
+static int lock_cancel(DlmEngine *engine, DlmLock *lock)
+{
+        DlmCall call = { .verb = DLM_VERB_CANCEL };
+        int r = lock_take_back(engine, lock);
+
+        return r == 0 ? lock_call(engine, lock, &call) : MIN(r, 0);
 }
 
 static int lock_try_giving_back(DlmEngine *engine, DlmLock *lock)
@@ -556,18 +564,45 @@ static int dlm_unlock(Engine *base, uint32_t id, uint32_t flags, const uint8_t *
         return 0;
 }
 
-static void dlm_cancel(Engine *base, uint32_t id)
+/* NULL: there is nothing to cancel. */
+static DlmLock *lock_find_to_cancel(DlmEngine *engine, uint32_t id)
 {
-        DlmEngine *engine = dlm_engine(base);
         DlmLock *lock = lock_find(engine, id);
 
         if (!lock || lock->is_cancelling || !lock->space->channel)
-                return;
-        if (lock->state != DLM_LOCK_WAITING && lock->state != DLM_LOCK_CONVERTING)
+                return NULL;
+        return lock->state == DLM_LOCK_WAITING || lock->state == DLM_LOCK_CONVERTING ? lock : NULL;
+}
+
+static void dlm_cancel(Engine *base, uint32_t id)
+{
+        DlmEngine *engine = dlm_engine(base);
+        DlmLock *lock = lock_find_to_cancel(engine, id);
+
+        if (!lock)
                 return;
         trace("dlm: lock %u: cancel", id);
         lock->is_cancelling = TRUE;
         engine_give_back(engine, lock);
+}
+
+/* The first lock that a node wants in a resource makes the kernel ask who its
+ * master is, and what is asked for meanwhile waits for the answer. If it was
+ * cancelled before that comes, and the node that had to answer dies, nobody asks
+ * again (dlm_recover_waiters_post() in the kernel's fs/dlm/lock.c): whoever wants
+ * a lock there waits for ever, or, with the lkid of that first one, panics the
+ * kernel. An NL lock behind it ends after that answer. */
+static gboolean dlm_cancel_new(Engine *base, uint32_t id)
+{
+        DlmEngine *engine = dlm_engine(base);
+        DlmLock *lock = lock_find_to_cancel(engine, id);
+
+        if (!lock)
+                return TRUE;
+        if (lock_take_back(engine, lock) <= 0)
+                return FALSE;
+        lock->is_cancelling = TRUE;
+        return TRUE;
 }
 
 /* --- what it goes on needing --- */
@@ -605,6 +640,7 @@ const EngineOps engine_dlm_ops = {
         .convert = dlm_convert,
         .unlock = dlm_unlock,
         .cancel = dlm_cancel,
+        .cancel_new = dlm_cancel_new,
         .state = dlm_state,
         .foreign_locks = dlm_foreign_locks,
         .dispatch = dlm_dispatch,

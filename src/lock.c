@@ -24,6 +24,9 @@
  * would be refused, though nobody has the lock. So a try waits until nothing is
  * passing there. That is soon, or as soon as the engine does anything at all.
  *
+ * A new lock that is given up may have to be sounded before it is cancelled
+ * (cancel_new() of the engine): its lead, an NL lock of nobody, goes ahead.
+ *
  * What waits for one of these is held up, and so is all that is asked for there
  * after it, since what a mount does to a resource happens in its order. Those
  * are the last in Resource.locks, in that order.
@@ -158,6 +161,19 @@ static void set_passing(Lock *lock, gboolean is_passing)
         lock->is_passing = is_passing;
 }
 
+/* A lock that is given up and its lead have no more to do with each other. The other of the two. */
+static Lock *part(Lock *lock)
+{
+        Lock *other;
+
+        if (!lock->is_paired)
+                return NULL;
+        other = lock->data;
+        lock->is_paired = other->is_paired = FALSE;
+        lock->data = other->data = NULL;
+        return other;
+}
+
 /* Its operation is to wait. */
 static void hold_up(Lock *lock)
 {
@@ -181,6 +197,7 @@ void lock_free(Lock *lock)
         Resource *resource = lock->resource;
         Lockspace *lockspace = resource->lockspace;
 
+        part(lock);
         set_dropping(lock);
         set_passing(lock, FALSE);
         hold_up_no_more(lock);
@@ -270,6 +287,43 @@ int lock_request(Lock *lock, LockMode mode, unsigned flags)
         return 0;
 }
 
+static void lead_done(Lock *lead, int status, void *data)
+{
+        Engine *engine = lead->resource->lockspace->tree->engine;
+        Lock *lock;
+
+        if (lock_is_busy(lead))                 /* the lockspace is dead, and sees to both */
+                return;
+        lock = part(lead);
+        if (lock)
+                engine->ops->cancel(engine, lock->id);
+        lock_drop(lead);
+}
+
+/* A new lock has been given up. FALSE: to be cancelled here and now. */
+static gboolean sound(Lock *lock)
+{
+        Engine *engine = lock->resource->lockspace->tree->engine;
+        Lock *lead;
+
+        if (lock->state != LOCK_LOCKING || !engine->ops->cancel_new)
+                return FALSE;
+        if (lock->is_paired || engine->ops->cancel_new(engine, lock->id))
+                return TRUE;
+        if (lock_new(lock->resource, BY_READER, 0, 0, &lead) < 0)
+                return FALSE;                   /* who gives back must not fail */
+        if (ask(lead, TRUE, MODE_NL, DLM_LKF_EXPEDITE) < 0) {
+                lock_drop(lead);
+                return FALSE;
+        }
+        lead->wanted = MODE_NL;
+        set_state(lead, LOCK_LOCKING);
+        lock_set_callbacks(lead, lead_done, NULL, lock);
+        lock->data = lead;
+        lock->is_paired = lead->is_paired = TRUE;
+        return TRUE;
+}
+
 void lock_cancel(Lock *lock)
 {
         Engine *engine = lock->resource->lockspace->tree->engine;
@@ -281,7 +335,8 @@ void lock_cancel(Lock *lock)
         if (!lock_is_busy(lock) || lock->is_held_up)
                 return;
         set_passing(lock, TRUE);
-        engine->ops->cancel(engine, lock->id);
+        if (!sound(lock))
+                engine->ops->cancel(engine, lock->id);
 }
 
 static void unlock(Lock *lock)
@@ -377,6 +432,7 @@ static void send_held_up(Resource *resource)
 
 void lock_abandon(Lock *lock)
 {
+        part(lock);
         set_dropping(lock);
         set_passing(lock, FALSE);
         hold_up_no_more(lock);
@@ -427,6 +483,8 @@ static void request_ended(Lock *lock, int status, unsigned flags, const uint8_t 
         Resource *resource = lock->resource;
         const gboolean has_failed_new = status < 0 && lock->state == LOCK_LOCKING, was_passing = lock->is_passing;
 
+        if (lock->dropping)
+                part(lock);
         if (status == 0)
                 lock_granted(lock, flags, value);
         else

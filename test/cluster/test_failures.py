@@ -600,6 +600,24 @@ def test_a_mkdir_without_quorum_is_content_with_what_somebody_else_makes(three_n
 
 # --- nodes that hang, and daemons of the cluster that die ------------------
 
+def test_who_gives_up_while_a_node_dies_leaves_nobody_waiting(three_nodes):
+    """What he asked for is the first lock of his node there, and the node that has to say whose it is may be the dead one."""
+    names = [f"r{i}" for i in range(24)]
+    with mounted(three_nodes.nodes) as (one, two, three):
+        make([one, two, three], "web")
+        one.do("signal.signal(signal.SIGALRM, lambda number, frame: None), signal.siginterrupt(signal.SIGALRM, True)")
+        one.do(f"fds = [os.open(web / name, os.O_RDWR | os.O_CREAT) for name in {names}]")
+        three.node.crash()                      # which the others do not know for half a second
+        one.do("results = []\n"
+               "for fd in fds:\n"
+               "    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\n"
+               "    results.append(raw_lock('flock', fd))\n"
+               "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+               "for fd in fds: os.close(fd)")
+        assert errno.EINTR in one.do("results")
+        assert one.start(f"all(is_free(web, name) for name in {names})").result()
+
+
 def test_a_frozen_node_is_thrown_out(three_nodes, report):
     """The others go on with its locks; it answers still what needs no cluster."""
     with mounted(three_nodes.nodes) as (one, two, three):
