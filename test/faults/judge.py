@@ -482,13 +482,15 @@ class Register:
         return all(one.node in fork.side and fork.begin <= one.write_at <= fork.end + self.judge.grace for one in since)
 
     def _may_be_forgotten(self, last: Section, tick: int) -> bool:
-        """Lost with its master, it was marked, and an older one was handed on by who held that when the next master was lost."""
+        """Lost with its master, it was marked, and an older one was handed on by who held that when the next master was lost,
+        with its node: a daemon that is killed leaves the lockspace, and nothing recovers."""
         losses = [loss for loss in self.judge.losses if loss.target in ("", last.lockspace) and loss.before <= tick and
                   loss.after >= last.write_at - AFTERMATH * self.second]
         holders = [section for section in self.judge.history.sections if section.resource == last.resource and
                    section.mode in HANDED_ON and (section.begin is None or section.begin > last.write_at)]
         return any(self.judge.may_survive(holder, loss) for loss in losses
-                   if loss.before > losses[0].after and loss.after > last.write_at for holder in holders)
+                   if loss.kind != "daemon-kill" and loss.before > losses[0].after and loss.after > last.write_at
+                   for holder in holders)
 
     def _last_before(self, section: Section) -> Published:
         """That was published when this one asked. Under a lock beside which others write, word of it may be under way."""

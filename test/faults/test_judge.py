@@ -367,7 +367,7 @@ def test_nobody_else_does(holder):
 
 @pytest.mark.parametrize("second", [[], [blow("node-kill", 5, 3100)], [blow("force", 5, 6000, target="db")],
                                     [blow("node-kill", 5, 10500)], [blow("node-pause", 5, 6000)], [blow("link-cut", 5, 6000)],
-                                    [blow("daemon-kill", 5, 6000, phase="ends")]])
+                                    [blow("daemon-kill", 5, 6000)], [blow("daemon-kill", 5, 6000, phase="ends")]])
 def test_a_value_that_is_lost_once_stays_marked(second):
     """Two nodes at a time are one loss."""
     assert found("an old value", *TWICE[:3], *second, section("2500 3510 10500 10501", "h", 4, "pr"), OLD)
