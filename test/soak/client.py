@@ -37,7 +37,7 @@ ENOUGH = 50                                     # things that are wrong: it can 
 MUST_COME = 300                                 # seconds until what has to happen counts as lost: faults may last
 WAYS = ["flock", "posix", "ofd", "open"]
 PATIENCE = [0.0005, 0.005, 0.05, 2]             # seconds after which a signal ends a wait
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 COMING_AND_GOING = (errno.EEXIST, errno.EBUSY, errno.EINPROGRESS, errno.EINTR, errno.ENOENT)
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -66,6 +66,13 @@ def fork(function):
         finally:
             os._exit(1)
     return pid
+
+
+def wait_in_line(path):
+    """Until it has the lock, and then until it is killed. A stop and continue ends a wait, too: lockspacefs(5)."""
+    while raw_open(path) == -errno.EINTR:
+        pass
+    signal.pause()
 
 
 def kill(pid):
@@ -230,7 +237,7 @@ class Client:
         path = self.web / ".ex" / f"notice-{self.slot}"
         fd = os.open(path, os.O_RDWR)
         try:
-            child = fork(lambda: (raw_open(path), signal.pause()))
+            child = fork(lambda: wait_in_line(path))
             if not wait_for_poll(fd, select.POLLPRI, MUST_COME) & select.POLLPRI:
                 self.tell.wrong("notice", what="nobody was told that somebody waits")
             kill(child)
@@ -369,6 +376,7 @@ class Client:
         self.tell.say(begin=time.time())
         while not self.ended:
             work = self.dice.choices(works, weights)[0]
+            libc.prctl(PR_SET_NAME, work.__name__.encode(), 0, 0, 0)        # for look.py
             try:
                 work()
             except OSError as error:

@@ -54,6 +54,10 @@ class LocalProgram:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    @property
+    def pid(self):
+        return self._process.pid
+
     def errors(self):
         return self._errors.all()
 
@@ -137,6 +141,10 @@ class ClusterProgram:
     def __init__(self, job):
         self._job = job
         self.output = job.stdout
+
+    @property
+    def pid(self):
+        return self._job.pid
 
     def errors(self):
         return self._job.err()

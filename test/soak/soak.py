@@ -26,6 +26,7 @@ SETTLE = 2                                      # seconds after a burst that are
 MORE = 120                                      # for samples that are still missing
 START = 300                                     # for all to work: a guest on a busy machine is slow
 END = 180                                       # for a client to end when it is told to
+LOOK = 20                                       # to see where one hangs
 
 
 class Failure(Exception):
@@ -170,7 +171,17 @@ class Run:
     def _nobody_is_stuck(self):
         heard = {life.name: life.heard for life in self._running.values()}
         if silent := verdict.silence(heard, self.disturbances, time.time()):
-            raise Failure("; ".join(silent))
+            looks = [self._look_at(life) for life in self._running.values() if life.name in silent]
+            raise Failure("\n".join([*silent.values(), *looks]))
+
+    def _look_at(self, life):
+        """For whoever wants to know why it hangs."""
+        look = life.mount.start([str(HERE / "look.py"), str(life.mount.path), str(life.program.pid)], f"look-{life.name}")
+        try:
+            look.wait(LOOK)
+        except Exception as error:              # the mount hangs, too
+            return f"{life.name}: {error}\n{look.output.all()}"
+        return f"{life.name}:\n{look.output.all()}{look.errors()}"
 
     # --- the run ---
 

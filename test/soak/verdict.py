@@ -132,12 +132,12 @@ def daemons(engine, samples_of):
 
 
 def silence(heard, disturbances, now):
-    """@heard: {life: when it last said something}. All of them do every few seconds."""
+    """@heard: {life: when it last said something}. All of them do every few seconds. {life: a sentence}, of those who hang."""
     def calm(since):
         return now - since - sum(max(0, min(now, end) - max(since, begin)) for begin, end in disturbances)
 
-    return [f"{life} has said nothing for {calm(since):.0f} s of calm: it hangs" for life, since in heard.items()
-            if calm(since) > SILENT]
+    return {life: f"{life} has said nothing for {calm(since):.0f} s of calm: it hangs" for life, since in heard.items()
+            if calm(since) > SILENT}
 
 
 def errors(engine, reports, dead):
