@@ -196,7 +196,7 @@ static void holder_done(Lock *lock, int status, void *data)
 {
         Holder *holder = data;
         Request *request = g_steal_pointer(&holder->active);
-        const gboolean is_open = holder->by == BY_OPEN;
+        const gboolean is_open = request && request->kind == REQUEST_OPEN;
 
         if (!lock_has(lock)) {
                 holder->lock = NULL;

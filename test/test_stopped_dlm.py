@@ -6,13 +6,18 @@ import os
 import signal
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from locking import (FCNTL_WAYS, by, errno_name, getlk, held, is_free, lock, raw_lock, start_waiter, stopped,
-                     taken, unlock, wait_until_queued)
+                     take, taken, unlock, wait_until_queued)
 from lockspacefs_test import (Child, get, make_lockspace, opened, process_state, processes_with, put, raises_errno, touch,
                               wait_for_exit, wait_until, waiters)
+
+
+def hangs_in(child, call):
+    return f"fuse_{call}" in Path(f"/proc/{child.pid}/stack").read_text(encoding="ascii")
 
 
 def change(peer, way, path, then):
@@ -183,6 +188,35 @@ def test_who_only_asks_is_in_nobodys_way(lockspace):
         attempt = start_try(lockspace)
     assert [child.join() for child in children] == ["un", "un", "un"]
     assert attempt.join()
+
+
+# --- fsync ---------------------------------------------------------------
+
+@pytest.mark.parametrize("way", ["flock", "open"])
+def test_fsync_again_after_a_signal(lockspace, way):
+    """What was interrupted goes on, and the next one waits for its turn."""
+    def write(peer):
+        signal.signal(signal.SIGUSR1, lambda number, frame: peer.say("again"))
+        fd = take(way, lockspace, "r")
+        os.write(fd, b"new")
+        peer.say("wrote")
+        peer.wait_for("sync")
+        os.fsync(fd)                            # Python tries again after a signal
+        peer.say("done")
+        peer.wait_for("close")
+
+    writer = Child(write)
+    writer.wait_for("wrote")
+    with stopped("web"):
+        writer.say("sync")
+        wait_until(lambda: waiters(lockspace, "r"))
+        writer.signal(signal.SIGUSR1)
+        writer.wait_for("again")
+        wait_until(lambda: hangs_in(writer, "fsync"), what="the second fsync")
+    writer.wait_for("done")
+    writer.say("close")
+    writer.join()
+    assert get(lockspace / "r") == b"new"
 
 
 # --- the end of the daemon -------------------------------------------------
