@@ -209,12 +209,17 @@ static void tell_end(Daemon *daemon, const char *status)
                 manager_stopping(daemon->manager, status);
 }
 
-/* Who waits for a lock through them is told. */
+/* Who waits for a lock through them, or for a lockspace, is told. */
 static void shut_down_files(Tree *tree)
 {
+        GHashTableIter iter;
+        gpointer lockspace;
         uint32_t id = 0;
         Handle *handle;
 
+        g_hash_table_iter_init(&iter, tree->lockspaces);
+        while (g_hash_table_iter_next(&iter, NULL, &lockspace))
+                lockspace_shut_down(lockspace);
         while ((handle = id_table_next(&tree->handles, &id)))
                 if (handle_is_file(handle))
                         handle_shut_down(handle);
@@ -371,15 +376,10 @@ static void finish(Daemon *daemon)
  * with the tree: one may belong to a request for which work is under way. */
 static void close_files(Tree *tree)
 {
-        GHashTableIter iter;
-        gpointer lockspace;
         uint32_t id = 0;
         Handle *handle;
 
         tree->last_closed = NULL;
-        g_hash_table_iter_init(&iter, tree->lockspaces);
-        while (g_hash_table_iter_next(&iter, NULL, &lockspace))
-                lockspace_shut_down(lockspace);
         shut_down_files(tree);
         while ((handle = id_table_next(&tree->handles, &id)))
                 if (handle_is_file(handle))

@@ -361,6 +361,31 @@ def test_the_end_waits_for_a_release_that_hangs(make_daemon):
     assert not os.path.exists("/dev/dlm_other")
 
 
+def test_who_waits_for_a_release_is_told_of_the_end(make_daemon):
+    def ask(peer):
+        with opened(web / "r") as fd:
+            peer.say("has it open")
+            peer.wait_for("ask")
+            peer.say(errno_name(raw_lock("flock", fd, "ex")))
+
+    daemon = make_daemon("wait=1", environment={"G_DEBUG": ""})
+    daemon.excused = True                       # its log says that the rmdir has failed
+    web = make_lockspace(daemon.mountpoint)
+    put(web / ".ex" / "rev", b"42")
+    touch(web / "r")
+    asker = Child(ask)
+    asker.wait_for("has it open")
+    with stopped("web"):                        # the value cannot be read
+        with raises_errno(errno.EINPROGRESS):
+            web.rmdir()
+        asker.say("ask")
+        wait_until(lambda: hangs_in(asker, "setlk"))
+        daemon.signal(signal.SIGTERM)
+        asker.wait_for("ESHUTDOWN")
+    asker.join()
+    assert daemon.wait() == 0
+
+
 def test_the_end_goes_on_for_as_long_as_one_after_the_other_is_released(make_daemon):
     daemon = make_daemon("wait=6")
     for name in ["one", "two"]:
