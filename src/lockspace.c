@@ -267,19 +267,32 @@ static void restored(Lock *lock, int status, void *data)
         restore_step_done(lockspace);
 }
 
-/* EX is there, or somebody else has a lock there: then the value lived on with his. */
+/* There is a value again: now it can be lost. */
+static void restore_written(Lock *lock, int status, void *data)
+{
+        lock_set_callbacks(lock, restored, NULL, NULL);
+        lock->dirty = FALSE;
+        lock->lost = TRUE;
+        status = lock_request(lock, MODE_NL, 0);
+        if (status < 0)
+                restored(lock, status, NULL);
+}
+
+/* EX is there, or somebody else has a lock there: then the value lived on with his.
+ * A value that was never written is not seen to be lost. */
 static void restore_locked(Lock *lock, int status, void *data)
 {
         const SavedValue *saved = data;
 
         lock_set_callbacks(lock, restored, NULL, NULL);
         if (status == 0) {
-                if (value_size(lock->value) == 0 && !lock->lost) {
-                        memcpy(lock->value, saved->value, VALUE_LEN);
-                        lock->dirty = !saved->is_lost;
-                        lock->lost = saved->is_lost;
-                }
-                status = lock_request(lock, MODE_NL, 0);
+                const gboolean is_mine = value_size(lock->value) == 0 && !lock->lost;
+
+                if (is_mine)
+                        lock_set_value(lock, saved->value);
+                if (is_mine && saved->is_lost)
+                        lock_set_callbacks(lock, restore_written, NULL, NULL);
+                status = lock_request(lock, is_mine && saved->is_lost ? MODE_EX : MODE_NL, 0);
         } else if (status == -ENOMEM) {         /* nobody has it: once more, with a round through the loop */
                 lock_set_callbacks(lock, restore_locked, NULL, data);
                 status = lock_request(lock, MODE_EX, DLM_LKF_NOQUEUE);

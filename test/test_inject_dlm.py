@@ -9,7 +9,7 @@ import time
 import pytest
 
 from inject import FITTING, Life, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
-from lockspacefs_test import TIMEOUT, Child, errno_of, get, make_lockspace, opened, raises_errno, trouble_in, wait_until
+from lockspacefs_test import TIMEOUT, Child, errno_of, get, make_lockspace, opened, put, raises_errno, trouble_in, wait_until
 from locking import is_free, locks, raw_lock, taken, wait_until_queued
 
 
@@ -170,6 +170,29 @@ def test_an_opener_who_cannot_be_looked_for_counts(mount, injector):
         with raises_errno(errno.EBUSY):
             lockspace.rmdir()
     lockspace.rmdir()
+
+
+def test_a_release_that_fails_leaves_a_lost_value_lost(mount, make_daemon, injector):
+    lockspace = make_lockspace(mount)
+    put(lockspace / ".ex/v", b"old")
+    other = make_daemon()
+    other.excused = True
+    fd = os.open(other.mountpoint / "web/.ex/v", os.O_RDWR)
+    other.signal(signal.SIGKILL)
+    other.wait()
+    with raises_errno(errno.ENOTCONN, errno.ECONNABORTED):
+        os.pread(fd, 32, 0)
+    os.close(fd)
+    with raises_errno(errno.EIO):
+        get(lockspace / ".pr/v")
+    injector.fail("write", errno.EBUSY, count=1000, path="/dev/dlm-control")
+    with raises_errno(errno.EBUSY):
+        lockspace.rmdir()
+    assert injector.stop() > 1                  # it is tried again
+    with raises_errno(errno.EIO):
+        get(lockspace / ".pr/v")
+    put(lockspace / ".ex/v", b"new")
+    assert get(lockspace / ".pr/v") == b"new"
 
 
 def test_a_list_of_locks_that_cannot_be_read(mount, injector):
