@@ -655,7 +655,7 @@ void request_mkdir(fuse_req_t req, Tree *tree, const char *name, mode_t mode)
         detail->uid = ctx->uid;
         detail->gid = ctx->gid;
         g_hash_table_add(tree->making, detail->name);
-        detail->timer = g_timeout_add_seconds(tree->options->wait_s, too_slow, detail);
+        detail->timer = g_timeout_add(tree->options->wait_s * 1000, too_slow, detail);
         r = tree->engine->ops->create(tree->engine, name, &attr, mkdir_done, detail);
         if (r < 0)
                 mkdir_done(detail, r, 0);
@@ -683,7 +683,7 @@ void request_rmdir(fuse_req_t req, Lockspace *lockspace)
                 return;
         request_begin_wait(detail->request);
         detail->lockspace = lockspace_ref(lockspace);
-        detail->timer = g_timeout_add_seconds(detail->tree->options->wait_s, too_slow, detail);
+        detail->timer = g_timeout_add(detail->tree->options->wait_s * 1000, too_slow, detail);
         r = is_lingering(detail->tree) ? -EBUSY : lockspace_release(lockspace, lockspace->is_force, rmdir_done, detail);
         if (r < 0)
                 rmdir_done(detail, r);
