@@ -100,7 +100,7 @@ int dlm_device_read(int fd, DlmResult *ret_result)
 
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR || errno == ENOMEM ? 0 : -errno;       /* it comes again */
-        if ((size_t)n < sizeof(result.head) || (result.head.lvb_offset != 0 && result.head.lvb_offset + VALUE_LEN > (size_t)n))
+        if ((size_t)n < sizeof(result.head) || (result.head.lvb_offset != 0 && result.head.lvb_offset > (size_t)n - VALUE_LEN))
                 return -EBADMSG;                /* a value that is cut is none */
 
         *ret_result = (DlmResult) {
