@@ -1,8 +1,10 @@
 /*
- * The filter for system calls, in a child each: what is refused, and what must go on.
+ * The filter for system calls, in a child each: what is refused, and what must
+ * go on. With no needs, and with those of the engine dlm.
  */
 #include "sandbox.h"
 #include "config.h"
+#include "engine.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -125,6 +127,7 @@ static const struct {
         int (*run)(void);
         gboolean is_for_tools;                  /* sanitizers and coverage need it */
         int expected;
+        gboolean is_for_dlm;                    /* so does that engine */
 } cases[] = {
         { "/sandbox/no-program", try_exec, FALSE, ENOSYS },
         { "/sandbox/no-process", try_fork, TRUE, ENOSYS },
@@ -133,9 +136,9 @@ static const struct {
         { "/sandbox/no-network", try_network, FALSE, ENOSYS },
         { "/sandbox/no-kill", try_kill, TRUE, ENOSYS },
         { "/sandbox/no-signal-to-a-thread", try_tgkill, TRUE, ENOSYS },
-        { "/sandbox/no-chmod-but-for-who-needs-it", try_chmod, FALSE, ENOSYS },
+        { "/sandbox/no-chmod-but-for-who-needs-it", try_chmod, FALSE, ENOSYS, TRUE },
         { "/sandbox/no-other-user", try_setuid, FALSE, ENOSYS },
-        { "/sandbox/no-unlink", try_unlink, FALSE, ENOSYS },
+        { "/sandbox/no-unlink", try_unlink, FALSE, ENOSYS, TRUE },
         { "/sandbox/no-clone3", try_clone3, FALSE, ENOSYS },
         { "/sandbox/threads", use_thread, FALSE, 0 },
         { "/sandbox/proc", use_proc, FALSE, 0 },
@@ -144,15 +147,14 @@ static const struct {
         { "/sandbox/umount", use_umount, FALSE, 0 },
 };
 
-static void test_case(gconstpointer data)
+static void test_case(int i, const SandboxNeeds *needs)
 {
-        const int i = GPOINTER_TO_INT(data);
         const pid_t pid = fork();
         int status;
 
         g_assert_cmpint(pid, >=, 0);
         if (pid == 0) {
-                if (!sandbox_drop_capabilities(&nothing, NULL) || sandbox_enter(&nothing) < 0)
+                if (!sandbox_drop_capabilities(needs, NULL) || sandbox_enter(needs) < 0)
                         _exit(255);
                 _exit(cases[i].run());
         }
@@ -161,11 +163,32 @@ static void test_case(gconstpointer data)
         g_assert_cmpint(WEXITSTATUS(status), ==, cases[i].expected);
 }
 
+static void test_without_needs(gconstpointer data)
+{
+        test_case(GPOINTER_TO_INT(data), &nothing);
+}
+
+#ifdef HAVE_DLM
+static void test_with_dlm(gconstpointer data)
+{
+        test_case(GPOINTER_TO_INT(data), &engine_dlm_ops.needs);
+}
+#endif
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
-        for (size_t i = 0; i < G_N_ELEMENTS(cases); i++)
-                if (!IS_INSTRUMENTED || !cases[i].is_for_tools)
-                        g_test_add_data_func(cases[i].name, GINT_TO_POINTER((int)i), test_case);
+        for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+                if (IS_INSTRUMENTED && cases[i].is_for_tools)
+                        continue;
+                g_test_add_data_func(cases[i].name, GINT_TO_POINTER((int)i), test_without_needs);
+#ifdef HAVE_DLM
+                if (!cases[i].is_for_dlm) {
+                        g_autofree char *name = g_strconcat(cases[i].name, "/dlm", NULL);
+
+                        g_test_add_data_func(name, GINT_TO_POINTER((int)i), test_with_dlm);
+                }
+#endif
+        }
         return g_test_run();
 }
