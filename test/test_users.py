@@ -11,11 +11,13 @@ import re
 import stat
 import struct
 import subprocess
+import time
 
 import pytest
 
 from lockspacefs_test import (GROUP, MODES, NOBODY, SOMEBODY, TIMEOUT, Child, errno_of, get, lockspacefs, make_lockspace,
-                              opened, put, raises_errno, run_as, status, touch, wait_for_waiters, wait_until)
+                              opened, put, raises_errno, run_as, status, touch, wait_until)
+from locking import PROMPT
 
 F_OFD_SETLK = 37
 OK = {0}
@@ -358,6 +360,26 @@ def test_a_user_with_all_the_files_he_may_have(make_daemon):
     wait_until(lambda: status(mount)["files"] == 2)
 
 
+def test_a_user_with_as_many_files_as_he_may_have_by_default(daemon):
+    web = make_lockspace(daemon.mountpoint, "web", 0o777)
+
+    def make(first, count):
+        """As many as that, or fewer: then the errno of the next."""
+        for number in range(first, first + count):
+            if refused := errno_of(os.mknod, web / f"job-{number}", 0o666 | stat.S_IFREG):
+                return number, refused
+        return first + count, 0
+
+    made, refused = 0, 0
+    while refused == 0:
+        made, refused = run_as(NOBODY, lambda: make(made, 20000))
+    assert (made, refused) == (default_limit("max_files=N"), errno.ENOSPC)
+    for _ in range(3):
+        started = time.monotonic()
+        the_others_are_served(web)
+        assert time.monotonic() - started < PROMPT
+
+
 # --- names of every length ----------------------------------------------------
 
 NAMES = [("a", 1), ("%01", 1), ("%2F", 1), ("\N{LATIN SMALL LETTER E WITH ACUTE}", 2)]  # one character of a name, its bytes
@@ -388,7 +410,7 @@ def test_lockspace_names_of_every_length(make_daemon):
 
     def attempt():
         wrong = []
-        for length in [1, 2, 63, 64, 65, 66, 128, 255, 256, 1000]:
+        for length in [*range(1, 70), 128, 255, 256, 1000]:
             seen = errno_of(makes_and_removes, mount / ("a" * length))
             if seen != (0 if length <= 64 else errno.ENAMETOOLONG):
                 wrong.append((length, seen))
