@@ -49,9 +49,11 @@ Resource *resource_find(Lockspace *lockspace, const uint8_t *name, size_t len);
 /* Free it if nothing holds it any more. Call after giving anything back. */
 void resource_release(Resource *resource);
 
+/* If it is not listed: now @uid is counted for it, and no more who looked it up. -ENOSPC. */
+int resource_claim(Resource *resource, uid_t uid);
 /* Put it into the listing; @uid is counted for it. -EEXIST, -ENOSPC. */
 int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode);
-/* A value was written: list it, if it is not, as it was seen unlisted. */
+/* A value was written by who has claimed it: list it, if it is not, as it was seen unlisted. */
 void resource_list_written(Resource *resource);
 void resource_unlist(Resource *resource);
 /* Its lockspace is dead: no name, no inode any more. */

@@ -186,7 +186,9 @@ static int lock_write(Lock *lock, const uint8_t *value)
         Resource *resource = lock->resource;
         int r;
 
-        r = resource_keep(resource);
+        r = resource_claim(resource, lock->uid);
+        if (r == 0)
+                r = resource_keep(resource);
         if (r < 0)
                 return r;
         lock_set_value(lock, value);

@@ -164,6 +164,28 @@ static void show(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
         node_touch(&resource->lockspace->node);
 }
 
+/* From now on @uid is counted for it. */
+static int charge_to(Resource *resource, uid_t uid)
+{
+        Tree *tree = resource->lockspace->tree;
+        int r;
+
+        if (uid == resource->charged_uid)
+                return 0;
+        r = resource_charge(tree, uid);
+        if (r < 0)
+                return r;
+        unqueue(resource);
+        users_discharge(tree->users, resource->charged_uid, USER_FILE);
+        resource->charged_uid = uid;
+        return 0;
+}
+
+int resource_claim(Resource *resource, uid_t uid)
+{
+        return resource->is_listed || !resource->is_named ? 0 : charge_to(resource, uid);
+}
+
 /* The kernel asks only for what it has just looked up and not found. Listed all
  * the same, it was written since: as if it had been made first, since open(2)
  * with O_CREAT, which may be what this is, knows no EEXIST. */
@@ -174,14 +196,9 @@ int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode)
 
         if (resource->is_listed && resource->is_made)
                 return -EEXIST;
-        if (uid != resource->charged_uid) {
-                r = resource_charge(lockspace->tree, uid);
-                if (r < 0)
-                        return r;
-                unqueue(resource);
-                users_discharge(lockspace->tree->users, resource->charged_uid, USER_FILE);
-                resource->charged_uid = uid;
-        }
+        r = charge_to(resource, uid);
+        if (r < 0)
+                return r;
         node_touch(&resource->node);
         show(resource, uid, gid, mode);
         resource->is_made = TRUE;
@@ -199,7 +216,6 @@ void resource_list_written(Resource *resource)
 {
         const Lockspace *lockspace = resource->lockspace;
 
-        /* It was counted when it was looked up. */
         if (!resource->is_listed && resource->is_named)
                 show(resource, lockspace->node.uid, lockspace->node.gid, unlisted_mode(lockspace));
 }

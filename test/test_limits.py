@@ -60,6 +60,22 @@ def test_max_files_counts_each_user_alone_and_not_root(limited):
     assert len(os.listdir(limited)) == 9 * LIMIT
 
 
+def test_a_file_counts_for_who_writes_its_value_whoever_looked_its_name_up_before(limited):
+    def write(name):
+        with opened(limited / ".ex" / name) as fd:
+            os.write(fd, b"1")
+
+    for i in range(2 * LIMIT):
+        run_as(SOMEBODY, lambda: os.stat(limited / ".ex" / f"job-{i}"))
+        run_as(NOBODY, lambda: write(f"job-{i}"))
+    run_as(SOMEBODY, lambda: os.stat(limited / ".ex" / "one-too-many"))
+    with raises_errno(errno.ENOSPC):
+        run_as(NOBODY, lambda: write("one-too-many"))
+    assert len(os.listdir(limited)) == 2 * LIMIT
+    for i in range(2 * LIMIT - 1):              # to whom nothing counts but that one
+        run_as(SOMEBODY, lambda: mknod(limited / f"other-{i}"))
+
+
 def test_a_file_counts_for_who_makes_it_whoever_locked_its_name_before(limited):
     with as_user(SOMEBODY):
         fd = os.open(limited / ".cr" / "shared", os.O_RDONLY)
