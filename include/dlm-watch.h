@@ -15,12 +15,9 @@ typedef void DlmWatchFunc(void *data, const char *name);
 /* NULL and errno: /dev cannot be watched. */
 DlmWatch *dlm_watch_new(DlmWatchFunc *changed, void *data);
 void dlm_watch_free(DlmWatch *watch);           /* NULL is fine */
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(DlmWatch, dlm_watch_free)
 
 /* Call @func for each lockspace that has a device now. */
 void dlm_watch_list(DlmWatchFunc *func, void *data);
-/* Say the names that have changed up to now, without waiting for the loop. */
-void dlm_watch_dispatch(DlmWatch *watch);
 
 /* Wait up to @timeout_ms until udev has linked /dev/misc/dlm_@name, @since or
  * later: an older link is of a lockspace that is gone, and will go too. FALSE:

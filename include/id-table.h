@@ -1,7 +1,7 @@
 #pragma once
 /*
  * An id table gives objects small numbers: what we hand to the kernel in place
- * of a pointer. The lowest numbers are used first and again after removal; 0
+ * of a pointer. Numbers that were removed are used again, the last one first; 0
  * is never used. Lookups of numbers that are not in use find NULL.
  */
 #include <glib.h>

@@ -22,7 +22,7 @@ typedef enum RequestKind {
 } RequestKind;
 
 struct Request {
-        fuse_req_t req;                         /* NULL: answered */
+        fuse_req_t req;                         /* to be answered */
         RequestKind kind : 8;
         LockMode mode : 8;                      /* wanted */
         bool wait : 1;                      /* else NOQUEUE */

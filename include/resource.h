@@ -56,7 +56,7 @@ int resource_list(Resource *resource, uid_t uid, gid_t gid, mode_t mode);
 /* A value was written by who has claimed it: list it, if it is not, as it was seen unlisted. */
 void resource_list_written(Resource *resource);
 void resource_unlist(Resource *resource);
-/* Its lockspace is dead: no name, no inode any more. */
+/* No name, no inode any more: its lockspace is dead, or it is forgotten. */
 void resource_unname(Resource *resource);
 
 /* Keep the value that is about to be written. -ENOMEM: it would not outlive its writer. */

@@ -52,7 +52,7 @@ typedef enum View {
 #define STATUS_INO 2                            /* .status; FUSE_ROOT_ID is 1 */
 #define METRICS_INO 3                           /* .metrics */
 
-/* Telling the kernel, by whoever owns the session; both may be NULL. */
+/* Telling the kernel, by whoever owns the session. attr NULL: nobody does. */
 typedef struct TreeNotify {
         void (*attr)(void *data, fuse_ino_t ino);       /* attributes changed behind the kernel's back */
         void *data;

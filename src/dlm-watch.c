@@ -31,7 +31,8 @@ static void watch_event(DlmWatch *watch, const struct inotify_event *event)
                 watch->changed(watch->data, name);
 }
 
-void dlm_watch_dispatch(DlmWatch *watch)
+/* Say the names that have changed up to now. */
+static void dlm_watch_dispatch(DlmWatch *watch)
 {
         union {
                 struct inotify_event event;     /* for its alignment */

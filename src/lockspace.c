@@ -15,7 +15,7 @@
  *                       save: each keeper reads its value …
  *   saved_read          … and is unlocked; when the last has, we drain: the
  *                       unlocks on their way end …
- *   drained             … and the engine is to release it
+ *   engine_release      … and the engine is to release it
  *   released            done; or EBUSY: restore: each value is written back
  *                       under EX, unless somebody has it there now, and the
  *                       keepers are back. With force: once more, until it is

@@ -111,6 +111,7 @@ void reply_control_node(fuse_req_t req, const char *what, fuse_ino_t ino)
 {
         struct fuse_entry_param entry = { 0 };
 
+        trace("%s: inode %" G_GUINT64_FORMAT, what, (guint64)ino);
         fill_control(fuse_req_userdata(req), ino, &entry.attr);
         reply_entry(req, &entry);
 }
@@ -128,6 +129,7 @@ void reply_control_attr(fuse_req_t req, const char *what, fuse_ino_t ino)
 {
         struct stat st;
 
+        trace("%s: inode %" G_GUINT64_FORMAT, what, (guint64)ino);
         fill_control(fuse_req_userdata(req), ino, &st);
         fuse_reply_attr(req, &st, REPLY_TIMEOUT_S);
 }
