@@ -28,7 +28,6 @@ NEEDED = {
     "/usr/include/linux/dlm_device.h": "linux-libc-dev",
     "/usr/include/stdio.h": "libc6-dev",
 }
-FOR_LOCKSPACEFS = ["libcap-ng-dev", "libdlm-dev", "libfuse3-dev", "libglib2.0-dev", "libseccomp-dev", "libsystemd-dev", "python3-pytest"]
 
 
 class ToolError(Exception):
@@ -46,8 +45,9 @@ def check_packages() -> None:
 
 def install() -> None:
     """apt-get install everything that the lab needs, and what lockspacefs is built with."""
-    packages = sorted({*NEEDED.values(), *FOR_LOCKSPACEFS})
-    subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", *packages], check=True)
+    words = " ".join(sorted({*NEEDED.values()}))
+    subprocess.run(["bash", "-c", f'. "$0" && install_packages $build_packages $cluster_packages python3-pytest {words}',
+                    PROJECT / "test" / "common.sh"], check=True)
 
 
 def cache_directory() -> Path:
