@@ -14,7 +14,7 @@ LIMIT = 5
 
 
 def crowd(peer, path):
-    """Calls of one user that wait for the lockspace: half of them in fsync of what they wrote, half in a read."""
+    """Calls of one user that wait for the lockspace: in fsync of what they wrote, or in a read."""
     answers = []
     done = threading.Semaphore(0)
 
