@@ -19,6 +19,7 @@ typedef struct DlmJob DlmJob;
 struct DlmJob {                                 /* the head of every job */
         DlmMail mail;                           /* .deliver: the job is done */
         void (*run)(DlmJob *job);               /* in the worker */
+        gboolean is_urgent;                     /* before all that stand in line */
 };
 
 typedef void DlmThreadMain(void *data);

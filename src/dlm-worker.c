@@ -175,7 +175,10 @@ int dlm_worker_push(DlmWorker *worker, DlmJob *job)
                 worker->is_started = TRUE;
         }
         g_mutex_lock(&worker->lock);
-        g_queue_push_tail(&worker->jobs, job);
+        if (job->is_urgent)
+                g_queue_push_head(&worker->jobs, job);
+        else
+                g_queue_push_tail(&worker->jobs, job);
         g_cond_signal(&worker->wake);
         g_mutex_unlock(&worker->lock);
         return 0;

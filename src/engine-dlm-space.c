@@ -557,6 +557,7 @@ int dlm_seal(Engine *base, uint32_t lockspace, gboolean force, EngineDone *done,
                 return -ENOMEM;
         inspection->force = force;
         inspection->done = done;
+        inspection->job.is_urgent = TRUE;       /* not behind those who only look */
         /* First the door, then the look round: nobody comes in between. */
         space->state = DLM_SPACE_SEALING;
         r = space_apply_access(space);

@@ -31,7 +31,8 @@ typedef struct Detail {
         LockMode probe;                         /* GETLK: the mode that is being tried */
         char *name;                             /* MKDIR */
         mode_t mode;
-        uid_t uid;
+        uid_t uid;                              /* MKDIR, and LOCKS that was interrupted … */
+        gboolean is_charged;                    /* … but goes on: still as a waiter */
         gid_t gid;
         guint timer;                            /* MKDIR, RMDIR: 0: none */
         Handle *handle;                         /* LOCKS: NULL once it is the kernel's */
@@ -323,6 +324,8 @@ static void detail_free(Detail *detail)
         }
         if (detail->lockspace)
                 lockspace_unref(detail->lockspace);
+        if (detail->is_charged)
+                users_discharge(detail->tree->users, detail->uid, USER_WAITER);
         g_clear_handle_id(&detail->timer, g_source_remove);
         if (detail->handle)
                 handle_free(detail->handle);
@@ -360,10 +363,14 @@ static void detail_interrupted(Detail *detail)
                 detail->request = NULL;
                 detail_free(detail);
                 break;
+        case REQUEST_LOCKS:
+                detail->uid = fuse_req_ctx(detail->request->req)->uid;
+                detail->is_charged = detail->request->is_charged;
+                detail->request->is_charged = FALSE;
+                break;
         case REQUEST_MKDIR:
         case REQUEST_RMDIR:
         case REQUEST_SETATTR:
-        case REQUEST_LOCKS:
         case REQUEST_FLOCK:
         case REQUEST_SETLK:
         case REQUEST_OPEN:
@@ -577,6 +584,8 @@ void request_open_locks(fuse_req_t req, Lockspace *lockspace, const struct fuse_
         detail->fi = *fi;
         detail->handle = handle_new_text(detail->tree, fuse_req_ctx(req)->uid);
         r = detail->handle ? handle_set_text(detail->handle, control_locks(lockspace)) : -ENOMEM;
+        if (r == 0 && engine->ops->has_others && detail->request->is_over_limit)
+                r = -ENOLCK;
         if (r < 0)
                 return detail_fail(detail, r);
         r = engine->ops->has_others ? engine->ops->foreign_locks(engine, lockspace->id, locks_done, detail) : -EOPNOTSUPP;

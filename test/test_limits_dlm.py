@@ -3,11 +3,12 @@
 import contextlib
 import errno
 import os
+import signal
 import subprocess
 import threading
 
-from locking import stopped
-from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, make_lockspace, opened, put, raises_errno,
+from locking import raw_open, stopped
+from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, locks, make_lockspace, opened, put, raises_errno,
                               run_as, status, wait_until)
 
 LIMIT = 5
@@ -57,6 +58,34 @@ def test_value_reads_and_fsyncs_count_as_waiters_in_a_stopped_lockspace(make_dae
     assert set(refused) == {errno.ENOLCK} and set(granted) == {0}
     assert run_as(NOBODY, lambda: get(web / "own-0")) == b"x"   # what an fsync refused came with the close
     wait_until(lambda: status(mount)["held"] == 0)
+
+
+def test_looking_at_the_locks_counts_until_it_is_done(make_daemon, helpers):
+    """Who is interrupted and looks again and again cannot fill the line of those who look."""
+    def look(peer):
+        signal.signal(signal.SIGALRM, lambda number, frame: None)
+        seen = []
+        while seen.count(errno.ENOLCK) < 10 and len(seen) < 1000:
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            fd = raw_open(web / ".locks", os.O_RDONLY)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if fd >= 0:
+                os.close(fd)
+            seen.append(max(0, -fd))
+        return seen
+
+    mount = make_daemon(f"max_waiters={LIMIT}").mountpoint
+    web = make_lockspace(mount, "web", 0o777)
+    others = make_daemon().mountpoint
+    wait_until(lambda: "web" in os.listdir(others))
+    with subprocess.Popen([helpers / "hold", "open", others / "web", "r", "3000", "numbered"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        assert run_as(NOBODY, lambda: len(locks(web))) == 3000
+        seen = Child(look, uid=NOBODY).join()
+        assert seen.count(errno.ENOLCK) == 10 and errno.EINTR in seen
+        wait_until(lambda: run_as(NOBODY, lambda: errno_of(locks, web)) == 0)
+        holder.stdin.close()
 
 
 def test_a_lockspace_counts_until_it_is_gone_and_those_of_others_do_not(make_daemon):
