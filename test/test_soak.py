@@ -162,6 +162,7 @@ EXCUSED = [
     event("value", resource="a", seen="0:4@2-0", found="0:5@3-0", new="f:1@1-0"),
     event("value", resource="a", seen="0:4@2-0", found="e:1@3-0", new="f:1@1-0"),
     event("value", resource="a", seen=None, found="0:4@2-0", new="f:1@1-0", time=151),
+    event("value", resource="a", seen=None, found="0:4@2-0", time=151),
     event("value", resource="a", seen="0:0", found="0:4@2-0", new="f:1@1-0", time=151),
 ]
 INEXCUSABLE = [
@@ -179,6 +180,7 @@ INEXCUSABLE = [
     event("value", resource="a", seen=None, found="0:4@2-0", new="f:1@1-0", time=140),
     event("value", resource="a", seen="0:0", found="0:4@2-0", new="f:1@1-0", time=140),
     event("value", resource="a", seen=None, found="0:4@2-0", new="f:1@1-0", time=175),
+    event("value", resource="a", seen=None, found="0:4@2-0", time=175),
     event("value", resource="a", seen="0:0", found="0:4@2-0", new="f:1@1-0", time=175),
     event("notice", what="nobody was told that somebody waits"),
 ]

@@ -166,7 +166,7 @@ class Client:
         """Under PR nobody writes: the value is what the witness says."""
         seen = self.value(fd, "read")
         found = self.witness.counter(resource)
-        if seen is not None and seen != found and (resource, seen, found) not in self._seen:
+        if seen != found and (resource, seen, found) not in self._seen:
             self._seen.add((resource, seen, found))
             self.tell.wrong("value", resource=resource, seen=seen, found=found)
         self.tell.done("read")

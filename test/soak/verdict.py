@@ -47,7 +47,7 @@ ALLOWED = {
     "gone": {"ESTALE"},
     "visit": _LOCK | {"ENOENT", "ESTALE", "EDEADLK"}, "visit close": {"ESTALE"},
 }
-ALLOWED_ON_DLM = {"count": {"EIO"}, "read": {"EIO"}}            # a value that was lost: counted by values()
+ALLOWED_ON_DLM = {"count": {"EIO"}, "read": {"EIO"}}            # a value that was lost: wrongs() knows when it may be
 
 
 def thirds(series):
