@@ -11,3 +11,7 @@
  * -ENOENT: nothing; another negative errno: nobody can tell. */
 int mount_table_find(const char *mountpoint, dev_t *ret_device, char **ret_type);
 gboolean mount_table_has(dev_t device);         /* anywhere; FALSE also if nobody can tell */
+
+/* The same in this text. */
+int mount_table_find_in(const char *table, const char *mountpoint, dev_t *ret_device, char **ret_type);
+gboolean mount_table_has_in(const char *table, dev_t device);

@@ -25,3 +25,9 @@ typedef struct ProcessEntry {                   /* proc_pid_stat(5) */
 } ProcessEntry;
 
 GArray *process_list(void);                     /* of ProcessEntry: all that we can see */
+
+/* What these make of the text of such a file. Users choose the command in it. */
+pid_t process_parse_status(const char *text, pid_t tid);
+char *process_parse_command(char *text);        /* which is changed */
+gboolean process_parse_is_ofd(const char *text);        /* of "syscall" */
+gboolean process_parse_stat(const char *text, ProcessEntry *entry);     /* all of it but the pid. FALSE: it is none */

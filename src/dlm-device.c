@@ -108,7 +108,7 @@ int dlm_device_read(int fd, DlmResult *ret_result)
                 .lkid = result.head.lksb.sb_lkid,
                 .is_blocking = result.head.user_astaddr == BLOCKING,
                 .mode = result.head.bast_mode,
-                .status = -ABS(result.head.lksb.sb_status),
+                .status = result.head.lksb.sb_status > 0 ? -result.head.lksb.sb_status : result.head.lksb.sb_status,
                 .flags = (unsigned char)result.head.lksb.sb_flags,
                 .has_value = result.head.lvb_offset != 0,
         };

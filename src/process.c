@@ -29,32 +29,38 @@ static gboolean read_proc(pid_t pid, const char *name, char *ret_text, size_t si
         return TRUE;
 }
 
+pid_t process_parse_status(const char *text, pid_t tid)
+{
+        const char *line = strstr(text, "\nTgid:");
+
+        return line ? atoi(line + strlen("\nTgid:")) : tid;
+}
+
 pid_t process_of_thread(pid_t tid)
 {
         char text[512];
-        const char *line;
 
         /* Mostly the caller is its process's first thread, whose ids are the
          * same; the kernel knows without the cost of /proc. */
         if (syscall(SYS_tgkill, tid, tid, 0) == 0 || errno != ESRCH)
                 return tid;
-        if (!read_proc(tid, "status", text, sizeof(text)))
-                return tid;
-        line = strstr(text, "\nTgid:");
-        return line ? atoi(line + strlen("\nTgid:")) : tid;
+        return read_proc(tid, "status", text, sizeof(text)) ? process_parse_status(text, tid) : tid;
+}
+
+char *process_parse_command(char *text)
+{
+        g_strchomp(text);
+        for (char *p = text; *p; p++)
+                if (g_ascii_iscntrl(*p))
+                        *p = '?';
+        return g_strdup(*text ? text : "-");
 }
 
 char *process_command(pid_t pid)
 {
         char text[64];
 
-        if (!read_proc(pid, "comm", text, sizeof(text)))
-                return g_strdup("-");
-        g_strchomp(text);
-        for (char *p = text; *p; p++)
-                if (g_ascii_iscntrl(*p))
-                        *p = '?';
-        return g_strdup(*text ? text : "-");
+        return read_proc(pid, "comm", text, sizeof(text)) ? process_parse_command(text) : g_strdup("-");
 }
 
 /* The number of the system call, and its arguments. A caller waits for our answer, but for a moment he may be on his way
@@ -71,13 +77,19 @@ static gboolean read_syscall(pid_t tid, char *ret_text, size_t size)
         return FALSE;
 }
 
+gboolean process_parse_is_ofd(const char *text)
+{
+        unsigned long long fd, command;
+
+        return sscanf(text, "%*d %llx %llx", &fd, &command) == 2 &&
+               (command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK);
+}
+
 gboolean caller_is_ofd(pid_t tid)
 {
         char text[256];
-        unsigned long long fd, command;
 
-        return read_syscall(tid, text, sizeof(text)) && sscanf(text, "%*d %llx %llx", &fd, &command) == 2 &&
-               (command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK);
+        return read_syscall(tid, text, sizeof(text)) && process_parse_is_ofd(text);
 }
 
 /* The calls that open without O_LARGEFILE. A 64-bit kernel adds it to all that can open but those of old 32-bit programs,
@@ -107,6 +119,17 @@ gboolean caller_is_in_open(pid_t tid)
         return FALSE;
 }
 
+gboolean process_parse_stat(const char *text, ProcessEntry *entry)
+{
+        const char *rest = strrchr(text, ')');  /* the command before it may have any bytes */
+        char state;
+
+        if (!rest || sscanf(rest, ") %c %d %*d %d", &state, &entry->parent, &entry->session) != 3)
+                return FALSE;
+        entry->is_over = state == 'Z' || state == 'X';
+        return TRUE;
+}
+
 GArray *process_list(void)
 {
         GArray *list = g_array_new(FALSE, FALSE, sizeof(ProcessEntry));
@@ -115,16 +138,10 @@ GArray *process_list(void)
 
         while (proc && (name = g_dir_read_name(proc))) {
                 ProcessEntry entry = { .pid = atoi(name) };
-                const char *rest;
-                char text[512], state;
+                char text[512];
 
-                if (entry.pid <= 0 || !read_proc(entry.pid, "stat", text, sizeof(text)))
-                        continue;
-                rest = strrchr(text, ')');      /* the command before it may have any bytes */
-                if (!rest || sscanf(rest, ") %c %d %*d %d", &state, &entry.parent, &entry.session) != 3)
-                        continue;
-                entry.is_over = state == 'Z' || state == 'X';
-                g_array_append_val(list, entry);
+                if (entry.pid > 0 && read_proc(entry.pid, "stat", text, sizeof(text)) && process_parse_stat(text, &entry))
+                        g_array_append_val(list, entry);
         }
         return list;
 }
