@@ -580,12 +580,12 @@ void request_open_locks(fuse_req_t req, Lockspace *lockspace, const struct fuse_
         if (!detail)
                 return;
         request_begin_wait(detail->request);
+        if (engine->ops->has_others && detail->request->is_over_limit)
+                return detail_fail(detail, -ENOLCK);
         detail->lockspace = lockspace_ref(lockspace);
         detail->fi = *fi;
         detail->handle = handle_new_text(detail->tree, fuse_req_ctx(req)->uid);
         r = detail->handle ? handle_set_text(detail->handle, control_locks(lockspace)) : -ENOMEM;
-        if (r == 0 && engine->ops->has_others && detail->request->is_over_limit)
-                r = -ENOLCK;
         if (r < 0)
                 return detail_fail(detail, r);
         r = engine->ops->has_others ? engine->ops->foreign_locks(engine, lockspace->id, locks_done, detail) : -EOPNOTSUPP;
