@@ -395,7 +395,10 @@ static gboolean detail_begin(Detail *detail, Lockspace *lockspace)
         }
         if (lockspace_is_usable(lockspace))
                 return TRUE;
-        request_enqueue(request, &lockspace->postponed);
+        if (lockspace->tree->shutting_down)
+                detail_fail(detail, -ESHUTDOWN);
+        else
+                request_enqueue(request, &lockspace->postponed);
         return FALSE;
 }
 

@@ -12,8 +12,8 @@ import pytest
 
 from locking import (FCNTL_WAYS, by, errno_name, getlk, held, is_free, lock, raw_lock, start_waiter, stopped,
                      take, taken, unlock, wait_until_queued)
-from lockspacefs_test import (Child, get, make_lockspace, opened, process_state, processes_with, put, raises_errno, touch,
-                              wait_for_exit, wait_until, waiters)
+from lockspacefs_test import (Child, errno_of, get, make_lockspace, opened, process_state, processes_with, put, raises_errno,
+                              touch, wait_for_exit, wait_until, waiters)
 
 
 def hangs_in(child, call):
@@ -367,6 +367,7 @@ def test_who_waits_for_a_release_is_told_of_the_end(make_daemon):
             peer.say("has it open")
             peer.wait_for("ask")
             peer.say(errno_name(raw_lock("flock", fd, "ex")))
+            peer.say(errno_name(errno_of(lambda: os.pread(fd, 32, 0))))
 
     daemon = make_daemon("wait=1", environment={"G_DEBUG": ""})
     daemon.excused = True                       # its log says that the rmdir has failed
@@ -382,6 +383,7 @@ def test_who_waits_for_a_release_is_told_of_the_end(make_daemon):
         wait_until(lambda: hangs_in(asker, "setlk"))
         daemon.signal(signal.SIGTERM)
         asker.wait_for("ESHUTDOWN")
+        asker.wait_for("ESHUTDOWN")             # who asks only now
     asker.join()
     assert daemon.wait() == 0
 
