@@ -79,6 +79,8 @@ void lock_free(Lock *lock);                     /* the engine must not know it a
 
 /* write(2) under it, in PW or EX. */
 void lock_set_value(Lock *lock, const uint8_t *value);
+/* Held in EX: for those who come after it the value is lost. */
+void lock_lose_value(Lock *lock);
 
 gboolean lock_is_busy(const Lock *lock);        /* an operation is in flight */
 gboolean lock_has(const Lock *lock);            /* it holds a mode, converting or not */

@@ -25,6 +25,7 @@ struct Resource {
         bool is_made : 1;                       /* listed by who made it, not only by a write */
         bool was_listed : 1;                    /* node's mode and owner still show through open files */
         bool is_named : 1;                      /* in Lockspace.resources and Tree.nodes */
+        bool has_newer : 1;                     /* value than the engine: one of its locks is dirty, only one can be */
         bool is_queued : 1;                     /* to be forgotten, if nobody uses it when it is its turn */
         unsigned views : 8;                     /* bit VIEW: that inode was looked up */
         uint8_t size;                           /* of the value, as this mount last saw it */
@@ -62,7 +63,7 @@ void resource_unname(Resource *resource);
 /* Keep the value that is about to be written. -ENOMEM: it would not outlive its writer. */
 int resource_keep(Resource *resource);
 void resource_warn_not_kept(const Resource *resource, int status);      /* its keeper was refused, and there is no caller to tell */
-/* The value was seen: the file's size follows. */
+/* The value was seen, or written: the file's size follows. */
 void resource_saw_value(Resource *resource, const uint8_t *value);
 
 /* Owner, group and mode as seen through @view. */

@@ -174,6 +174,13 @@ static Lock *part(Lock *lock)
         return other;
 }
 
+static void set_dirty(Lock *lock, gboolean is_dirty)
+{
+        if (lock->dirty != is_dirty)
+                lock->resource->has_newer = is_dirty;
+        lock->dirty = is_dirty;
+}
+
 /* Its operation is to wait. */
 static void hold_up(Lock *lock)
 {
@@ -199,6 +206,7 @@ void lock_free(Lock *lock)
 
         part(lock);
         set_dropping(lock);
+        set_dirty(lock, FALSE);
         set_passing(lock, FALSE);
         hold_up_no_more(lock);
         g_queue_unlink(&resource->locks, &lock->link);
@@ -342,10 +350,12 @@ void lock_cancel(Lock *lock)
 static void unlock(Lock *lock)
 {
         Engine *engine = lock->resource->lockspace->tree->engine;
+        const unsigned flags = mode_is_writer(lock->mode) ? value_flags(lock) : 0;
 
-        if (lock->dirty && mode_is_writer(lock->mode))
+        if (lock->dirty && flags != 0)
                 resource_saw_value(lock->resource, lock->value);
-        if (engine->ops->unlock(engine, lock->id, mode_is_writer(lock->mode) ? value_flags(lock) : 0, lock->value) < 0)
+        set_dirty(lock, FALSE);
+        if (engine->ops->unlock(engine, lock->id, flags, lock->value) < 0)
                 lock_free(lock);
         else
                 set_state(lock, LOCK_UNLOCKING);
@@ -434,6 +444,7 @@ void lock_abandon(Lock *lock)
 {
         part(lock);
         set_dropping(lock);
+        set_dirty(lock, FALSE);
         set_passing(lock, FALSE);
         hold_up_no_more(lock);
         set_state(lock, LOCK_ABANDONED);
@@ -446,7 +457,7 @@ static void take_value(Lock *lock, unsigned flags, const uint8_t *value)
                 return;
         memcpy(lock->value, value, VALUE_LEN);
         lock->lost = (flags & DLM_SBF_VALNOTVALID) != 0;
-        if (lock->by != BY_KEEPER)              /* it is made while a writer has a newer one */
+        if (!lock->resource->has_newer)
                 resource_saw_value(lock->resource, lock->value);
 }
 
@@ -459,7 +470,7 @@ static void lock_granted(Lock *lock, unsigned flags, const uint8_t *value)
                 lock->is_asked = FALSE;
         lock->mode = lock->wanted;
         if (wrote)
-                lock->dirty = lock->is_rewritten;
+                set_dirty(lock, lock->is_rewritten);
         else
                 take_value(lock, flags, value);
 }
@@ -531,9 +542,15 @@ void lock_completed(Tree *tree, uint32_t id, int status, unsigned flags, const u
 void lock_set_value(Lock *lock, const uint8_t *value)
 {
         memcpy(lock->value, value, VALUE_LEN);
-        lock->dirty = TRUE;
+        set_dirty(lock, TRUE);
         lock->is_rewritten = lock->state == LOCK_CONVERTING && !lock->is_held_up;
         lock->lost = FALSE;
+}
+
+void lock_lose_value(Lock *lock)
+{
+        set_dirty(lock, FALSE);
+        lock->lost = TRUE;
 }
 
 void lock_blocking(Tree *tree, uint32_t id)

@@ -271,8 +271,7 @@ static void restored(Lock *lock, int status, void *data)
 static void restore_written(Lock *lock, int status, void *data)
 {
         lock_set_callbacks(lock, restored, NULL, NULL);
-        lock->dirty = FALSE;
-        lock->lost = TRUE;
+        lock_lose_value(lock);
         status = lock_request(lock, MODE_NL, 0);
         if (status < 0)
                 restored(lock, status, NULL);

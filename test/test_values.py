@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import re
+import signal
 import struct
 import subprocess
 
@@ -13,6 +14,7 @@ import pytest
 
 from lockspacefs_test import (MODES, NOBODY, SOMEBODY, TIMEOUT, VALUE_LEN, Child, get, locks, opened, put,
                               raises_errno, run_as, shell, status, touch, wait_for_waiters)
+from locking import raw_lock, wait_until_queued
 
 F_OFD_SETLK = 37
 WRITERS = ["pw", "ex"]
@@ -354,6 +356,31 @@ def test_others_see_a_value_when_the_lock_is_dropped(lockspace, mode):
         assert get(lockspace / ".nl" / "rev") == b"old"
         assert os.getxattr(lockspace / "rev", "user.value") == b"old".ljust(VALUE_LEN, b"\0")
     assert get(lockspace / "rev") == b"new"
+
+
+def test_the_size_is_that_of_what_was_written(lockspace):
+    """Whatever others read meanwhile, and whoever gives up waiting."""
+    def wait(peer):
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        with opened(lockspace / "rev") as fd:
+            return raw_lock("flock", fd)
+
+    put(lockspace / ".ex" / "rev", b"42")
+    with opened(lockspace / ".ex" / "rev") as fd:
+        os.write(fd, b"hello")
+        assert get(lockspace / "rev") == b"42"
+        assert os.fstat(fd).st_size == 5
+        os.fsync(fd)
+        assert os.fstat(fd).st_size == 5
+        os.write(fd, b", world")
+        child = wait_until_queued(lockspace, Child(wait))
+        child.signal(signal.SIGUSR1)
+        assert child.join() == errno.EINTR
+        assert get(lockspace / "rev") == b"hello"
+        assert (lockspace / "rev").stat().st_size == 12
+    assert (lockspace / "rev").stat().st_size == 12
+    put(lockspace / ".ex" / "rev", b"7")
+    assert (lockspace / "rev").stat().st_size == 1
 
 
 def test_a_read_without_a_lock_does_not_wait(lockspace):

@@ -93,7 +93,7 @@ MUTANTS = {
         ("lock.c", "who is interrupted goes on waiting", "lock_free(lock);\n                else\n                        lock_cancel(lock);",
          "lock_free(lock);"),
         ("lock.c", "who is interrupted goes on converting", "/* unlocked in its turn */\n                else\n                        lock_cancel(lock);", ""),
-        ("lock.c", "close publishes nothing", "mode_is_writer(lock->mode) ? value_flags(lock) : 0, lock->value", "0, lock->value"),
+        ("lock.c", "close publishes nothing", "lock->id, flags, lock->value", "lock->id, 0, lock->value"),
         ("lock.c", "a grant brings no value", "memcpy(lock->value, value, VALUE_LEN);\n        lock->lost = (", "lock->lost = ("),
         ("lock.c", "nobody is told that somebody waits", "lock->is_asked = TRUE;", ""),
     ]],
