@@ -278,9 +278,10 @@ static void restore_written(Lock *lock, int status, void *data)
 }
 
 /* EX is there, or somebody else has a lock there: then the value lived on with his.
- * A value that was never written is not seen to be lost. */
+ * A value that was never written is not seen to be lost: an empty one is written. */
 static void restore_locked(Lock *lock, int status, void *data)
 {
+        static const uint8_t nothing[VALUE_LEN];
         const SavedValue *saved = data;
 
         lock_set_callbacks(lock, restored, NULL, NULL);
@@ -288,7 +289,7 @@ static void restore_locked(Lock *lock, int status, void *data)
                 const gboolean is_mine = value_size(lock->value) == 0 && !lock->lost;
 
                 if (is_mine)
-                        lock_set_value(lock, saved->value);
+                        lock_set_value(lock, saved->is_lost ? nothing : saved->value);
                 if (is_mine && saved->is_lost)
                         lock_set_callbacks(lock, restore_written, NULL, NULL);
                 status = lock_request(lock, is_mine && saved->is_lost ? MODE_EX : MODE_NL, 0);

@@ -10,7 +10,7 @@ import pytest
 
 from inject import FITTING, Life, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
 from lockspacefs_test import TIMEOUT, Child, errno_of, get, make_lockspace, opened, put, raises_errno, trouble_in, wait_until
-from locking import is_free, locks, raw_lock, taken, wait_until_queued
+from locking import errno_name, is_free, locks, raw_lock, taken, wait_until_queued
 
 
 @pytest.fixture
@@ -173,6 +173,16 @@ def test_an_opener_who_cannot_be_looked_for_counts(mount, injector):
 
 
 def test_a_release_that_fails_leaves_a_lost_value_lost(mount, make_daemon, injector):
+    """Nor does another mount ever see what it was."""
+    def read_on(peer):
+        found = set()
+        while not peer.has_said():
+            try:
+                found.add(get(third / "v"))
+            except OSError as error:
+                found.add(errno_name(error.errno))
+        return found
+
     lockspace = make_lockspace(mount)
     put(lockspace / ".ex/v", b"old")
     other = make_daemon()
@@ -185,12 +195,16 @@ def test_a_release_that_fails_leaves_a_lost_value_lost(mount, make_daemon, injec
     os.close(fd)
     with raises_errno(errno.EIO):
         get(lockspace / ".pr/v")
+    third = make_daemon().mountpoint / "web"
+    reader = Child(read_on)
     injector.fail("write", errno.EBUSY, count=1000, path="/dev/dlm-control")
     with raises_errno(errno.EBUSY):
         lockspace.rmdir()
     assert injector.stop() > 1                  # it is tried again
     with raises_errno(errno.EIO):
         get(lockspace / ".pr/v")
+    reader.say("enough")
+    assert b"old" not in reader.join()
     put(lockspace / ".ex/v", b"new")
     assert get(lockspace / ".pr/v") == b"new"
 
