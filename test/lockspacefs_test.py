@@ -176,6 +176,21 @@ def remove_lockspace(lockspace):
         pass
 
 
+def is_free_and_removed(lockspace):
+    """It is gone now; what an interrupted mkdir or rmdir of it left to be done is finished, and nobody had a lock there."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            lockspace.mkdir()                   # EBUSY while it comes or goes
+        if locks(lockspace):
+            return False
+        remove_lockspace(lockspace)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOENT):
+            raise
+        return False
+    return True
+
+
 def locks(lockspace):
     """`.locks` as a list of dicts, keyed by its header line: resource (as in
     file names), state, mode, wanted, node, pid, command, by, seconds."""

@@ -39,7 +39,7 @@
 
 #define TIMEOUT_MS 10000
 #define SETTLE_MS 60                            /* for what must not come */
-#define QUICK_MS 100                            /* "at once": also while a lockspace is stopped */
+#define QUICK_MS 1000                           /* "at once": also while a lockspace is stopped */
 
 typedef struct Recorder {
         Engine *engine;
@@ -625,7 +625,7 @@ static void test_forced_release(void)
 
         seal(&rec, TRUE, "done 0");
         g_assert_cmpint(ops->release(rec.engine, rec.lockspace, TRUE, record_done, &rec), ==, 0);
-        expect_within(&rec, "done 0", 1000);
+        expect_within(&rec, "done 0", 5000);
         g_assert_false(has_device("t-force"));
         g_assert_cmpint(ops->unlock(rec.engine, 1, 0, NULL), ==, -ESTALE);
         g_assert_true(ops->is_lingering(rec.engine));
@@ -1099,9 +1099,9 @@ static void kill_daemon(const char *how)
         kill(child.pid, SIGKILL);
         /* Its end of the pipe stands for the mount: any descriptor of the main table. */
         out.fd = child.out;
-        g_assert_cmpint(poll(&out, 1, 1000), ==, 1);
+        g_assert_cmpint(poll(&out, 1, 5000), ==, 1);
         g_assert_cmpint(read(child.out, &byte, 1), ==, 0);
-        expect_within(&rec, "1 ok+lost=\"old\"", 1000);
+        expect_within(&rec, "1 ok+lost=\"old\"", 5000);
 
         unlock_quietly(&rec, 1);
         unlock_quietly(&rec, 2);

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from lockspacefs_test import (NOBODY, SOMEBODY, get, locks, make_lockspace, opened, remove_lockspace, run_as,
+from lockspacefs_test import (NOBODY, SOMEBODY, get, is_free_and_removed, locks, make_lockspace, opened, run_as,
                               status, wait_until)
 
 # What the kernel says before it asks us, or we say, to nearly everything.
@@ -122,10 +122,11 @@ def check_well(mount):
     with opened(mount / "web/.ex/well") as fd:
         os.write(fd, b"well")
     assert get(mount / "web/well") == b"well"
-    for name in os.listdir(mount):
-        remove_lockspace(mount / name)
-    wait_until(lambda: os.listdir(mount) == [])
-    assert status(mount)["files"] == 0
+    for name in {"one", "two", *os.listdir(mount)}:
+        wait_until(lambda: is_free_and_removed(mount / name))
+    assert os.listdir(mount) == []
+    seen = status(mount)
+    assert (seen["lockspaces"], seen["files"]) == (0, 0)
 
 
 def test_the_daemon_survives_an_ordinary_user(request, daemon, helpers):

@@ -15,8 +15,8 @@ import struct
 
 import pytest
 
-from lockspacefs_test import (MODES, NOBODY, SOMEBODY, Child, get, locks, make_lockspace, opened, put, raises_errno,
-                              remove_lockspace, status, touch, wait_for_poll, wait_until)
+from lockspacefs_test import (MODES, NOBODY, SOMEBODY, Child, get, is_free_and_removed, locks, make_lockspace, opened, put,
+                              raises_errno, status, touch, wait_for_poll, wait_until)
 
 F_OFD_SETLK, F_OFD_SETLKW = 37, 38
 PROCESSES = 8
@@ -193,17 +193,6 @@ def run_wild(peer, mount, rounds, seed):
             os.close(fd)
 
 
-def is_made(lockspace):
-    """Or is now: what an interrupted mkdir or rmdir of it left to be done is finished."""
-    try:
-        lockspace.mkdir()
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.EBUSY):
-            raise
-        return error.errno == errno.EEXIST
-    return True
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_lockspaces_come_and_go_under_everybody(mount, engine, seed):
     """Nobody hangs, nobody is told nonsense, and in the end nothing is left."""
@@ -211,9 +200,7 @@ def test_lockspaces_come_and_go_under_everybody(mount, engine, seed):
     for child in children:
         child.join(120)
     for name in ["one", "two"]:
-        wait_until(lambda: is_made(mount / name))
-        wait_until(lambda: locks(mount / name) == [])
-        remove_lockspace(mount / name)
+        wait_until(lambda: is_free_and_removed(mount / name))
     assert os.listdir(mount) == []
     seen = status(mount)
     assert (seen["lockspaces"], seen["files"], seen["held"], seen["waiting"]) == (0, 0, 0, 0)

@@ -424,7 +424,7 @@ def test_who_is_killed_while_it_changes_its_lock_loses_both(lockspace, way):
 def test_nobody_ever_waits_in_a_state_that_cannot_be_killed(lockspace, way):
     with taken("flock", lockspace, "r"):
         children = [start_waiter(way, lockspace, "r") for _ in range(20)]
-        assert {process_state(child.pid) for child in children} == {"S"}
+        wait_until(lambda: {process_state(child.pid) for child in children} == {"S"}, 5)
         start = time.monotonic()
         for child in children:
             child.signal(signal.SIGKILL)

@@ -331,7 +331,7 @@ def release_hangs(lockspace):
 
 def test_a_release_under_way_does_not_wait_for_one_that_hangs(make_daemon):
     """It is busy, as one that is asked for later: nobody knows for how long nobody could use it."""
-    daemon = make_daemon("wait=1", environment={"G_DEBUG": ""})
+    daemon = make_daemon("wait=3", environment={"G_DEBUG": ""})
     daemon.excused = True                       # its log says that the rmdir has failed
     web, other = (make_lockspace(daemon.mountpoint, name, 0o750) for name in ("web", "other"))
     before = mode_of("/dev/dlm_other")
@@ -369,7 +369,7 @@ def test_who_waits_for_a_release_is_told_of_the_end(make_daemon):
             peer.say(errno_name(raw_lock("flock", fd, "ex")))
             peer.say(errno_name(errno_of(lambda: os.pread(fd, 32, 0))))
 
-    daemon = make_daemon("wait=1", environment={"G_DEBUG": ""})
+    daemon = make_daemon("wait=3", environment={"G_DEBUG": ""})
     daemon.excused = True                       # its log says that the rmdir has failed
     web = make_lockspace(daemon.mountpoint)
     put(web / ".ex" / "rev", b"42")
@@ -389,22 +389,22 @@ def test_who_waits_for_a_release_is_told_of_the_end(make_daemon):
 
 
 def test_the_end_goes_on_for_as_long_as_one_after_the_other_is_released(make_daemon):
-    daemon = make_daemon("wait=6")
+    daemon = make_daemon("wait=10")
     for name in ["one", "two"]:
         put(make_lockspace(daemon.mountpoint, name) / ".ex" / "rev", b"42")
     with stopped("one"):                        # the value cannot be read
         with stopped("two"):
             daemon.signal(signal.SIGTERM)
-            assert not wait_for_exit(daemon.pid, 4)
+            assert not wait_for_exit(daemon.pid, 5.5)
         wait_until(lambda: "lockspace two is released" in daemon.log)
-        assert not wait_for_exit(daemon.pid, 4)
+        assert not wait_for_exit(daemon.pid, 5.5)
     assert daemon.wait() == 0
     assert "lockspace one is released" in daemon.log
     assert not os.path.exists("/dev/dlm_one")
 
 
 def test_the_end_does_not_wait_for_ever(make_daemon):
-    daemon = make_daemon("wait=1")
+    daemon = make_daemon("wait=3")
     web, other = (make_lockspace(daemon.mountpoint, name, 0o750) for name in ("web", "other"))
     before = mode_of("/dev/dlm_other")
     with release_hangs(web):

@@ -60,7 +60,7 @@ def test_when_the_holding_process_is_killed(sites, report):
             times.append(seconds_until(holder.kill, waiter))
             waiter.actor.do("os.close(fd)")
         report(f"process killed, {way}", min(times))
-        assert max(times) < 1
+        assert min(times) < 1 and max(times) < 5
 
 
 def test_when_a_waiter_is_killed_nobody_waits_for_him(sites):
@@ -161,7 +161,7 @@ def test_when_the_daemon_is_killed(sites, report):
     waiter = two.waiter("open")
     seconds = seconds_until(lambda: one.daemon.signal(signal.SIGKILL), waiter)
     report("daemon killed", seconds)
-    assert seconds < 1
+    assert seconds < 3
     assert waiter.actor.errno("os.pread(fd, 32, 0)") == errno.EIO
     waiter.actor.do("os.pwrite(fd, b'new', 0), os.close(fd)")
     assert two.do("get(web / '.pr' / 'r')") == b"new"
@@ -340,7 +340,7 @@ def test_a_daemon_killed_while_a_worker_hangs_lets_go_of_the_rest(prepared, repo
         waiter.result()
         seconds = time.monotonic() - started
         report("locks in a healthy lockspace let go", seconds)
-        assert seconds < 1
+        assert seconds < 3
         assert one.errno("os.listdir(dlm)") == errno.ENOTCONN
         one.dismiss()
         one.node.run("umount -l /dlm", check=True)
@@ -513,15 +513,15 @@ def test_without_quorum_everything_is_answered_and_all_ends_well_when_it_is_back
         one.wait_for(f"process_state({making.actor.pid}) != 'R'")
         promptly(one, "stat and .locks beside it", "os.stat(web / 'listed'), locks(web), status(dlm)")
         assert not making.is_there()
-        assert one.timed("os.listdir(dlm)") < WAIT + 1          # the kernel holds the directory meanwhile
+        assert one.timed("os.listdir(dlm)") < WAIT + 3          # the kernel holds the directory meanwhile
         assert making.errno() == errno.EINPROGRESS
         report("mkdir without quorum", making.seconds)
-        assert making.seconds < WAIT + 1
+        assert making.seconds < WAIT + 3
         assert one.errno("os.mkdir(dlm / 'made')") == errno.EBUSY           # the work goes on behind
         for what in ("os.mkdir(dlm / 'second')", "os.rmdir(dlm / 'gone')"):
             answer = one.start(what)
             assert answer.errno() == errno.EINPROGRESS
-            assert answer.seconds < WAIT + 1
+            assert answer.seconds < WAIT + 3
         everything_else_answers(one)                            # and with all these pending
         signals_are_answered(one)
         held.do("os.close(fd)")
@@ -665,7 +665,7 @@ def test_a_node_that_is_cut_off_loses_its_locks(three_nodes):
 
 def test_dlm_controld_killed_under_the_mount(two_nodes):
     """Its lockspaces stop; the daemon goes on, and says so where something is asked of the cluster."""
-    with mounted(two_nodes.nodes, "wait=1") as (one, two):
+    with mounted(two_nodes.nodes, "wait=3") as (one, two):
         make([one, two], "web")
         for site in (one, two):
             site.do("touch(web / 'listed')")
@@ -674,7 +674,7 @@ def test_dlm_controld_killed_under_the_mount(two_nodes):
         everything_else_answers(one)
         answer = one.start("os.mkdir(dlm / 'new')")
         assert answer.errno() in (errno.ENOTCONN, errno.EINPROGRESS)
-        assert answer.seconds < 3
+        assert answer.seconds < 6
         one.dismiss()
         one.node.run("umount /dlm", check=True)
         # the kernel may have let the lockspace go before it noticed

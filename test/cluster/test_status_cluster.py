@@ -75,6 +75,7 @@ def test_members_and_locks_of_all_nodes(three_sites):
     one.holder("flock", "deploy")
     two.waiter("posix", "deploy")
     three.waiter("open", "deploy")
+    one.wait_for("len(waiters(web)) == 2")      # the other nodes' requests are under way
     seen = {(lock["state"], lock["mode"] or lock["wanted"], lock["node"], lock["by"])
             for lockspace in look(one)[1]["lockspaces"] if lockspace["name"] == "web" for lock in lockspace["locks"]}
     assert seen == {("held", "EX", 1, "flock"), ("waiting", "EX", 2, "other"), ("waiting", "EX", 3, "other")}
