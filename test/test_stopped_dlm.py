@@ -307,7 +307,7 @@ def test_what_was_only_asked_about_keeps_its_value(make_daemon):
 
     put(lockspace / ".ex" / "r", b"42")
     touch(others / "r")
-    assert is_free(others, "r")
+    wait_until(lambda: is_free(others, "r"))    # the other mount's unlock is under way
     with stopped("web"):
         child = Child(ask)
         child.wait_for("asks")
