@@ -314,8 +314,15 @@ class Judge:
                 continue
             for tick, error in [(tick, value) for tick, value in section.reads if isinstance(value, int) and value != errno.EIO] + \
                     section.failed:
-                if not any(self.ended_by(blow, section) and blow.before <= tick for blow in self.blows[section.node]):
+                if not any((self.ended_by(blow, section) or error == errno.EINTR and self._interrupts(blow, section)) and
+                           blow.before <= tick for blow in self.blows[section.node]):
                     self.accuse(f"under a lock, {errno.errorcode[error]} at {tick}", section)
+
+    @staticmethod
+    def _interrupts(blow: Blow, section: Section) -> bool:
+        """An fsync that waits for the cluster, by stopping its process: it is not begun again, as flock and fcntl are."""
+        return (blow.kind == "client-freeze" and blow.phase == "begins" and blow.target == section.client and
+                blow.after > section.begin)
 
     def _may_be_refused(self, section: Section) -> bool:
         error = section.refused

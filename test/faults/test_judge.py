@@ -264,6 +264,15 @@ def test_an_errno_under_a_lock_has_its_reason():
         assert not accused(WROTE, blow("daemon-kill", 2, 4999), held)
 
 
+def test_who_was_stopped_is_interrupted():
+    held = section("4000 4500 5010", node=2, failed=[(5000, errno.EINTR)])
+    for blows in [], [blow("client-freeze", 2, 3000, target="a")], [blow("client-freeze", 2, 5005, target="a")], \
+            [blow("client-freeze", 2, 4999, target="b")], [blow("client-freeze", 2, 3000, target="a"),
+                                                           blow("client-freeze", 2, 4999, target="a", phase="ends")]:
+        assert found("under a lock, EINTR", WROTE, *blows, held)
+    assert not accused(WROTE, blow("client-freeze", 2, 4999, target="a"), held)
+
+
 def test_a_refusal_has_its_reason():
     def refused(error, way="open", is_try=False, blows=(), client="a", asked=5000):
         one = section(str(asked), client, refused=error, refused_at=asked + 1)
