@@ -126,7 +126,7 @@ class Judge:
         for node, tick in self._evictions():
             key = node, self.boot_of(node, tick)
             start = max([tick - self.grace, *(b.before for b in self.blows[node] if b.kind in SLOW and b.phase == "begins" and
-                                              self.boot_of(node, b.before) == key[1])])
+                                              b.before <= tick and self.boot_of(node, b.before) == key[1])])
             starts[key] = min(start, starts.get(key, start))
         return {key: Outage(start, self._noticed(*key, start)) for key, start in starts.items()}
 

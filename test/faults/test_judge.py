@@ -111,6 +111,8 @@ def test_a_node_that_the_others_went_on_without():
     late = section("0 4800 4900 4901", "c", 1)
     verdict = judge(history(held, *views, cut, late, section("0 4500 4850", "b", 2)))
     assert not verdict.violations and verdict.figures["granted in doubt"] == 1 and verdict.figures["misled"] == 1
+    # what is done to it later is no reason
+    assert not accused(held, *views, blow("link-cut", 1, 30000), section("0 5200 5201 5202", "b", 2))
     # without quorum the others may not go on
     views[1] = View(5000, 2, False, frozenset({2}))
     assert found("two at once", held, *views, cut, section("0 4500 4501 4502", "b", 2))
