@@ -199,16 +199,22 @@ static void hold_up_no_more(Lock *lock)
         lock->is_held_up = FALSE;
 }
 
-void lock_free(Lock *lock)
+/* It asks for nothing any more, has nothing to hand on, and nobody waits for it. */
+static void retire(Lock *lock)
 {
-        Resource *resource = lock->resource;
-        Lockspace *lockspace = resource->lockspace;
-
         part(lock);
         set_dropping(lock);
         set_dirty(lock, FALSE);
         set_passing(lock, FALSE);
         hold_up_no_more(lock);
+}
+
+void lock_free(Lock *lock)
+{
+        Resource *resource = lock->resource;
+        Lockspace *lockspace = resource->lockspace;
+
+        retire(lock);
         g_queue_unlink(&resource->locks, &lock->link);
         id_table_remove(&lockspace->tree->locks, lock->id);
         memory_give(&spares, lock);
@@ -442,11 +448,7 @@ static void send_held_up(Resource *resource)
 
 void lock_abandon(Lock *lock)
 {
-        part(lock);
-        set_dropping(lock);
-        set_dirty(lock, FALSE);
-        set_passing(lock, FALSE);
-        hold_up_no_more(lock);
+        retire(lock);
         set_state(lock, LOCK_ABANDONED);
 }
 

@@ -27,7 +27,7 @@
 typedef struct SavedValue {
         Lock *lock;                             /* to put it back with; keeps the resource; the engine has not heard of it */
         gboolean is_lost;
-        uint8_t value[VALUE_LEN];
+        uint8_t value[VALUE_LEN];               /* zeroes if it is lost */
 } SavedValue;
 
 Lockspace *lockspace_new(Tree *tree, const char *name, uint32_t id, const EngineAttr *attr)
@@ -278,10 +278,9 @@ static void restore_written(Lock *lock, int status, void *data)
 }
 
 /* EX is there, or somebody else has a lock there: then the value lived on with his.
- * A value that was never written is not seen to be lost: an empty one is written. */
+ * A value that was never written is not seen to be lost: first the empty one is. */
 static void restore_locked(Lock *lock, int status, void *data)
 {
-        static const uint8_t nothing[VALUE_LEN];
         const SavedValue *saved = data;
 
         lock_set_callbacks(lock, restored, NULL, NULL);
@@ -289,7 +288,7 @@ static void restore_locked(Lock *lock, int status, void *data)
                 const gboolean is_mine = value_size(lock->value) == 0 && !lock->lost;
 
                 if (is_mine)
-                        lock_set_value(lock, saved->is_lost ? nothing : saved->value);
+                        lock_set_value(lock, saved->value);
                 if (is_mine && saved->is_lost)
                         lock_set_callbacks(lock, restore_written, NULL, NULL);
                 status = lock_request(lock, is_mine && saved->is_lost ? MODE_EX : MODE_NL, 0);
@@ -419,7 +418,8 @@ static void saved_read(Lock *keeper, int status, void *data)
                 save_step_done(lockspace);
                 return;
         }
-        memcpy(saved.value, keeper->value, VALUE_LEN);
+        if (!saved.is_lost)
+                memcpy(saved.value, keeper->value, VALUE_LEN);
         g_array_append_val(lockspace->saved, saved);
         lock_drop(g_steal_pointer(&resource->keeper));
         save_step_done(lockspace);
