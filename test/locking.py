@@ -10,9 +10,10 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import struct
 
-from lockspacefs_test import Child, locks, wait_until
+from lockspacefs_test import Child, locks, opened, wait_until
 
 WAYS = ["flock", "posix", "ofd", "open"]
 FCNTL_WAYS = ["posix", "ofd"]
@@ -175,6 +176,13 @@ def start_waiter(way, lockspace, resource, mode="ex"):
     """A process that waits for the lock, and is queued already; says
     "locked" when it has it, and ends when told to "release"."""
     return wait_until_queued(lockspace, Child(_hold, way, lockspace, resource, mode))
+
+
+def wait_for_a_signal(peer, path):
+    """A child: waits for EX until SIGUSR1 comes; errno."""
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    with opened(path) as fd:
+        return raw_lock("flock", fd)
 
 
 def let_go(child):

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from inject import FITTING, Life, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
-from lockspacefs_test import TIMEOUT, Child, errno_of, get, make_lockspace, opened, put, raises_errno, trouble_in, wait_until
-from locking import errno_name, is_free, locks, raw_lock, taken, wait_until_queued
+from lockspacefs_test import (TIMEOUT, Child, errno_of, get, make_lockspace, opened, put, raises_errno, touch, trouble_in,
+                              wait_until)
+from locking import errno_name, is_free, locks, taken, wait_for_a_signal, wait_until_queued
 
 
 @pytest.fixture
@@ -91,12 +92,6 @@ def test_a_rmdir_without_memory_of_our_own_keeps_the_values(make_daemon, injecto
 
 
 # --- what is owed for want of memory ---------------------------------------
-
-def wait_for_a_signal(peer, path):
-    signal.signal(signal.SIGUSR1, lambda number, frame: None)
-    with opened(path) as fd:
-        return raw_lock("flock", fd)
-
 
 def rests(daemon):
     before = daemon.cpu_time
@@ -181,6 +176,7 @@ def test_a_release_that_fails_leaves_a_lost_value_lost(mount, make_daemon, injec
                 found.add(get(third / "v"))
             except OSError as error:
                 found.add(errno_name(error.errno))
+        peer.wait_for("enough")
         return found
 
     lockspace = make_lockspace(mount)
@@ -196,6 +192,7 @@ def test_a_release_that_fails_leaves_a_lost_value_lost(mount, make_daemon, injec
     with raises_errno(errno.EIO):
         get(lockspace / ".pr/v")
     third = make_daemon().mountpoint / "web"
+    touch(third / "v")
     reader = Child(read_on)
     injector.fail("write", errno.EBUSY, count=1000, path="/dev/dlm-control")
     with raises_errno(errno.EBUSY):

@@ -14,7 +14,7 @@ import pytest
 
 from lockspacefs_test import (MODES, NOBODY, SOMEBODY, TIMEOUT, VALUE_LEN, Child, get, locks, opened, put,
                               raises_errno, run_as, shell, status, touch, wait_for_waiters)
-from locking import raw_lock, wait_until_queued
+from locking import wait_for_a_signal, wait_until_queued
 
 F_OFD_SETLK = 37
 WRITERS = ["pw", "ex"]
@@ -360,11 +360,6 @@ def test_others_see_a_value_when_the_lock_is_dropped(lockspace, mode):
 
 def test_the_size_is_that_of_what_was_written(lockspace):
     """Whatever others read meanwhile, and whoever gives up waiting."""
-    def wait(peer):
-        signal.signal(signal.SIGUSR1, lambda number, frame: None)
-        with opened(lockspace / "rev") as fd:
-            return raw_lock("flock", fd)
-
     put(lockspace / ".ex" / "rev", b"42")
     with opened(lockspace / ".ex" / "rev") as fd:
         os.write(fd, b"hello")
@@ -373,7 +368,7 @@ def test_the_size_is_that_of_what_was_written(lockspace):
         os.fsync(fd)
         assert os.fstat(fd).st_size == 5
         os.write(fd, b", world")
-        child = wait_until_queued(lockspace, Child(wait))
+        child = wait_until_queued(lockspace, Child(wait_for_a_signal, lockspace / "rev"))
         child.signal(signal.SIGUSR1)
         assert child.join() == errno.EINTR
         assert get(lockspace / "rev") == b"hello"
