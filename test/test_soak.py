@@ -1,6 +1,7 @@
 """The soak (test/soak) in its short form, and that its judge finds what it is there to find."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lockspacefs_test import PROJECT, Daemon, get, make_lockspace, opened, put, processes_with, wait_for_exit, wait_until
+from lockspacefs_test import (PROJECT, TIMEOUT, Child, Daemon, get, make_lockspace, opened, put, processes_with, wait_for_exit,
+                              wait_until)
 
 SOAK = PROJECT / "test" / "soak"
 sys.path[:0] = [str(SOAK), *(str(PROJECT / "test" / name) for name in ("cluster", "faults"))]
@@ -23,6 +25,7 @@ import soak
 import verdict
 import witness
 from cluster import Cluster
+from locking import taken, wait_for_a_signal, wait_until_queued
 
 SECONDS = 6
 DEAD = {"3-0": 100.0}                           # a life that a fault has ended, since when
@@ -303,3 +306,21 @@ def test_nonsense_is_refused(arguments):
 def test_test_run_refuses_nonsense(arguments):
     done = subprocess.run([PROJECT / "test" / "run", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("usage: test/run [--soak TIME]")
+
+
+# --- where it hangs --------------------------------------------------------
+
+def test_what_hangs_is_looked_at(lockspace):
+    def hang(peer):
+        os.setpgid(0, 0)
+        wait_for_a_signal(peer, lockspace / "r")
+
+    with taken("flock", lockspace, "r"):
+        waiter = wait_until_queued(lockspace, Child(hang))
+        done = subprocess.run([PROJECT / "test" / "look.py", lockspace.parent, str(waiter.pid)], capture_output=True, text=True,
+                              timeout=TIMEOUT, check=True)
+    said = done.stdout.splitlines()
+    processes = [line for line in said if line.startswith("process")]
+    assert len(processes) == 1 and processes[0].startswith(f"process {waiter.pid}, thread {waiter.pid}: ")
+    assert any(line.endswith(f" -> {lockspace}/r") for line in said)
+    assert any({"waiting", str(waiter.pid)} <= set(line.split()) for line in said), done.stdout

@@ -176,7 +176,7 @@ class Run:
 
     def _look_at(self, life):
         """For whoever wants to know why it hangs."""
-        look = life.mount.start([str(HERE / "look.py"), str(life.mount.path), str(life.program.pid)], f"look-{life.name}")
+        look = life.mount.start([str(HERE.parent / "look.py"), str(life.mount.path), str(life.program.pid)], f"look-{life.name}")
         try:
             look.wait(LOOK)
         except Exception as error:              # the mount hangs, too

@@ -1,12 +1,11 @@
 #!/usr/bin/python3
-"""Where the processes of a group hang, and what the mount says of locks: look.py MOUNT GROUP
-
-A client is named after what it does; a child that it has forked, too.
-"""
+"""Where the processes of some groups hang, and what the mount and the kernel's DLM say of locks: look.py MOUNT GROUP..."""
 
 import os
 import sys
 from pathlib import Path
+
+DLM = Path("/sys/kernel/debug/dlm")             # where there is one
 
 
 def text_of(path):
@@ -21,20 +20,23 @@ def group_of(process):
 
 
 def look_at(process):
-    print(f"process {process.name}: {text_of(process / 'comm')}, system call {text_of(process / 'syscall')}")
-    print(text_of(process / "stack"))
+    for thread in (process / "task").iterdir():
+        print(f"process {process.name}, thread {thread.name}: {text_of(thread / 'comm')}, system call {text_of(thread / 'syscall')}")
+        print(text_of(thread / "stack"))
     for fd in (process / "fd").iterdir():
         print(f"  {fd.name} -> {os.readlink(fd)}")
 
 
 def main():
-    mount, group = Path(sys.argv[1]), int(sys.argv[2])
+    mount, groups = Path(sys.argv[1]), set(map(int, sys.argv[2:]))
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if group_of(process) == group:
+            if group_of(process) in groups:
                 look_at(process)
         except (OSError, IndexError) as error:  # it has ended
             print(f"process {process.name}: {error}")
+    for table in (*DLM.glob("*_locks"), *DLM.glob("*_waiters")):
+        print(f"{table}:\n{text_of(table)}")
     sys.stdout.flush()                          # the mount may hang as well
     print(text_of(mount / ".status"), flush=True)
     for lockspace in mount.iterdir():
