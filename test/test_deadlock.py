@@ -304,6 +304,7 @@ CROWDS = {                                      # of owners who hold r1 and wait
 
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_a_search_costs_in_proportion_to_the_owners(daemon, lockspace, helpers, crowd):
+    """In CPU time, which a guest has by ticks of 10 ms: for the engine local, the search is the same on both."""
     few, (many, kinds) = 100, CROWDS[crowd]
     asker = Locker()
     touch(lockspace / "own")

@@ -1,6 +1,7 @@
 """What is given up or ended while a lockspace of the DLM is stopped or a release hangs, and what comes of it when that goes on."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -217,6 +218,38 @@ def test_fsync_again_after_a_signal(lockspace, way):
     writer.say("close")
     writer.join()
     assert get(lockspace / "r") == b"new"
+
+
+@pytest.mark.parametrize("call", ["fsync", "read"])
+@pytest.mark.parametrize("how", ["a handler with SA_RESTART", "a stop"])
+def test_what_waits_for_the_cluster_is_not_begun_again(lockspace, call, how):
+    """As flock and fcntl are."""
+    def wait(peer):
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        signal.siginterrupt(signal.SIGUSR1, False)
+        libc = ctypes.CDLL(None, use_errno=True)
+        with opened(lockspace / (".ex/r" if call == "fsync" else "r")) as fd:
+            if call == "fsync":
+                os.write(fd, b"new")
+            peer.say("ready")
+            peer.wait_for("go")
+            result = libc.fsync(fd) if call == "fsync" else libc.read(fd, ctypes.create_string_buffer(32), 32)
+            return errno_name(ctypes.get_errno()) if result < 0 else result
+
+    put(lockspace / ".ex" / "r", b"old")
+    child = Child(wait)
+    child.wait_for("ready")
+    with stopped("web"):
+        child.say("go")
+        wait_until(lambda: hangs_in(child, "simple_request"))
+        if how == "a stop":
+            child.stop()
+            wait_until(lambda: process_state(child.pid) == "T")
+            child.resume()
+        else:
+            child.signal(signal.SIGUSR1)
+        wait_until(child.has_said)
+    assert child.join() == "EINTR"
 
 
 # --- the end of the daemon -------------------------------------------------
