@@ -15,10 +15,6 @@ def text_of(path):
         return error.strerror
 
 
-def group_of(process):
-    return int(text_of(process / "stat").rpartition(")")[2].split()[2])
-
-
 def look_at(process):
     for thread in (process / "task").iterdir():
         print(f"process {process.name}, thread {thread.name}: {text_of(thread / 'comm')}, system call {text_of(thread / 'syscall')}")
@@ -31,9 +27,9 @@ def main():
     mount, groups = Path(sys.argv[1]), set(map(int, sys.argv[2:]))
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if group_of(process) in groups:
+            if os.getpgid(int(process.name)) in groups:
                 look_at(process)
-        except (OSError, IndexError) as error:  # it has ended
+        except OSError as error:                # it has ended
             print(f"process {process.name}: {error}")
     for table in (*DLM.glob("*_locks"), *DLM.glob("*_waiters")):
         print(f"{table}:\n{text_of(table)}")
