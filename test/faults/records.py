@@ -106,12 +106,13 @@ class History:
 # --- reading what a node has put down --------------------------------------
 
 def lines_of(path: Path, last: int = 0) -> Iterator[list[str]]:
-    """Their words. The last line may have been cut off by the node's end. @last: only those in so many bytes at the end."""
+    """Their words. The last line may have been cut off by the node's end, or a page of it come before the one in front: then
+    that is zeroes. @last: only those in so many bytes at the end."""
     with path.open("rb") as file:
-        if last and file.seek(0, os.SEEK_END) > last:
-            file.seek(-last, os.SEEK_END)
+        if last and (begin := os.fstat(file.fileno()).st_size - last) > 0:
+            file.seek(begin)
             file.readline()
-        for line in file.read().decode("ascii", "replace").split("\n")[:-1]:
+        for line in file.read().partition(b"\0")[0].decode("ascii", "replace").split("\n")[:-1]:
             yield line.split(" ")
 
 

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from judge import judge
-from records import Blow, Calm, History, Section, View
+from records import Blow, Calm, History, Section, View, last_served, read_client
 
 FAR = 100000                                    # long after everything
 
@@ -396,3 +396,20 @@ def test_what_was_lost_before_it_was_written_is_not_forgotten():
                  reads("v1", times="30000 30001 30010 30011"))
     assert not accused(*TWICE, again, blow("node-kill", 1, 24000), blow("node-kill", 6, 26000), section("25000", "h", 4, "pr"),
                        reads("v1", times="30000 30001 30010 30011"))
+
+
+# --- reading what a node has put down --------------------------------------
+
+HOLE = bytes(100)
+CUTS = {"nothing": b"", "a line": b"1030 wa", "a page": HOLE, "a line and a page": b"1030 wa" + HOLE, "a page before a line":
+        HOLE + b"begin 2\n1050 end 2\n"}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_what_is_not_whole_yet_has_not_been_said(tmp_path, cut):
+    """It may be read while it is written, page by page."""
+    path = tmp_path / "n1.1.1.1"
+    path.write_bytes(b"1000 want 1 web/r flock ex 0\n1010 begin 1\n" + CUTS[cut])
+    assert last_served(path) == 1000
+    [section] = read_client(path, path.name, 1)
+    assert (section.asked, section.begin, section.end) == (1000, 1010, None)
