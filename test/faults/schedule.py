@@ -412,6 +412,9 @@ class Faults:
             self.world.gone(node)
 
     def boot(self, node: Node) -> None:
+        """Not before the others have missed it, as no machine starts that quickly: dlm_controld then waits for
+        ever for a message of the node that was there before, and no lockspace changes any more."""
+        self.wait_thrown_out(node)
         self._gone.discard(node)
         node.boot(members=self.cluster.size // 2 + 1)
         self._booting[node] = None
