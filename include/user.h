@@ -10,6 +10,7 @@
 typedef enum UserThing {
         USER_FILE,                              /* -o max_files=   beyond: -ENOSPC */
         USER_LOCK,                              /* -o max_locks=   beyond: -ENOLCK */
+        USER_GIVEN_UP,                          /* locks that the engine has still; as many as max_locks: no new ones */
         USER_WAITER,                            /* -o max_waiters= beyond: -ENOLCK */
         USER_TEXT,                              /* bytes of open control files and listings; beyond USER_TEXT_MAX: -EMFILE */
 } UserThing;

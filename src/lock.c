@@ -102,16 +102,22 @@ static void set_state(Lock *lock, LockState state)
         count(lock, 1);
 }
 
-/* It is as good as given up: nobody is told of it, no user charged. */
+/* It is as good as given up: nobody is told of it. What the engine is still busy with may
+ * take long where a node does not answer, and costs its user nothing but that it is counted. */
 static void set_dropping(Lock *lock)
 {
+        Users *users = lock->resource->lockspace->tree->users;
+        const gboolean is_in_flight = lock_is_busy(lock) && !lock->is_held_up;
+
         count(lock, -1);
+        if (lock->is_charged && is_in_flight)
+                users_charge(users, lock->uid, USER_GIVEN_UP);
+        if (lock->is_charged)
+                users_discharge(users, lock->uid, lock->dropping ? USER_GIVEN_UP : USER_LOCK);
+        lock->is_charged = lock->is_charged && is_in_flight;
         lock->dropping = TRUE;
         lock->done = NULL;
         lock->blocking = NULL;
-        if (lock->is_charged)
-                users_discharge(lock->resource->lockspace->tree->users, lock->uid, USER_LOCK);
-        lock->is_charged = FALSE;
 }
 
 int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_lock)

@@ -22,6 +22,7 @@ Users *users_new(const Options *options)
 
         users->limits[USER_FILE] = options->max_files;
         users->limits[USER_LOCK] = options->max_locks;
+        users->limits[USER_GIVEN_UP] = 0;       /* to give up must not fail */
         users->limits[USER_WAITER] = options->max_waiters;
         users->limits[USER_TEXT] = USER_TEXT_MAX;
         users->users = g_hash_table_new_full(g_int_hash, g_int_equal, g_free, NULL);
@@ -49,6 +50,8 @@ int users_charge_many(Users *users, uid_t uid, UserThing thing, unsigned n)
         }
         is_alone = thing == USER_TEXT && user->has[thing] == 0;
         if (users->limits[thing] && !is_alone && (guint64)user->has[thing] + n > users->limits[thing])
+                return beyond[thing];
+        if (users->limits[thing] && thing == USER_LOCK && user->has[USER_GIVEN_UP] >= users->limits[USER_LOCK])
                 return beyond[thing];
         user->has[thing] += n;
         return 0;

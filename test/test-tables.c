@@ -110,6 +110,22 @@ static void test_limits_are_per_user_and_thing(void)
         users_free(users);
 }
 
+static void test_who_has_given_up_as_many_as_he_may_have_gets_no_more(void)
+{
+        const Options options = { .max_locks = 2 };
+        Users *users = users_new(&options);
+
+        for (int i = 0; i < 3; i++) {           /* to give up never fails */
+                g_assert_cmpint(users_charge(users, 7, USER_GIVEN_UP), ==, 0);
+                g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, i == 0 ? 0 : -ENOLCK);
+        }
+        g_assert_cmpint(users_charge(users, 8, USER_LOCK), ==, 0);
+        users_discharge_many(users, 7, USER_GIVEN_UP, 2);
+        g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, 0);
+        g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, -ENOLCK);
+        users_free(users);
+}
+
 static void test_the_first_text_may_be_larger_than_all_may_be_together(void)
 {
         const Options options = { 0 };
@@ -146,6 +162,8 @@ int main(int argc, char **argv)
         g_test_add_func("/tables/the-hash-has-the-published-values", test_the_hash_has_the_published_values);
         g_test_add_func("/tables/the-hash-has-a-key", test_the_hash_has_a_key);
         g_test_add_func("/tables/limits-are-per-user-and-thing", test_limits_are_per_user_and_thing);
+        g_test_add_func("/tables/who-has-given-up-as-many-as-he-may-have-gets-no-more",
+                        test_who_has_given_up_as_many_as_he_may_have_gets_no_more);
         g_test_add_func("/tables/the-first-text-may-be-larger-than-all-may-be-together", test_the_first_text_may_be_larger_than_all_may_be_together);
         g_test_add_func("/tables/root-is-not-counted", test_root_is_not_counted);
         return g_test_run();

@@ -453,6 +453,21 @@ def test_unlinking_while_a_release_is_stuck(two_nodes):
         one.wait_free("busy")
 
 
+def test_what_is_given_up_while_a_node_does_not_answer_is_counted(three_nodes):
+    """The kernel keeps it until that node answers or is missed: one user could fill the memory of all."""
+    with mounted(three_nodes.nodes, "max_locks=10") as (one, two, three):
+        make([one, two, three], "web")
+        two.node.stop_lockspace("web")          # it is asked for the masters of one name in three
+        errors = one.do("run_as(NOBODY, lambda: (os.umask(0), give_up_on_many(web))[1])")
+        assert errors.count(errno.EINTR) == 10 and errors[-1] == errno.ENOLCK, errors
+        known = f"new-{errors.index(0)}"
+        assert one.do(f"run_as(SOMEBODY, lambda: is_free(web, {known!r}))")
+        assert one.do(f"is_free(web, {known!r})")
+        two.node.crash()
+        one.wait_for("run_as(NOBODY, lambda: can_have(web, 10))")
+        assert not one.do("run_as(NOBODY, lambda: can_have(web, 11))")
+
+
 def test_unmounting_publishes_what_was_written(three_nodes):
     """Also while the master of the resource is slow to say that it keeps the value."""
     with mounted(three_nodes.nodes) as (one, two, three):

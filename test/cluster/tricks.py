@@ -1,13 +1,15 @@
 """What an actor can do besides what the tests of the mount share: see actors.py. It runs on the node."""
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import time
 
 from locking import COMPATIBLE, raw_lock, raw_take, take, try_lock, wait_until_queued
-from lockspacefs_test import MODES, Child, locks
+from lockspacefs_test import MODES, Child, locks, opened
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,6 +36,29 @@ def interrupted(call, *arguments):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def give_up_on_many(lockspace):
+    """Interrupted flocks on 300 new files, or until one cannot be had: their errnos."""
+    errors = []
+    while len(errors) < 300 and errors[-1:] != [errno.ENOLCK]:
+        with opened(lockspace / f"new-{len(errors)}", os.O_RDWR | os.O_CREAT) as fd:
+            errors.append(interrupted("flock", fd, fcntl.LOCK_EX))
+    return errors
+
+
+def can_have(lockspace, count):
+    """So many locks at a time?"""
+    with contextlib.ExitStack() as files:
+        try:
+            for i in range(count):
+                fd = files.enter_context(opened(lockspace / f"new-{i}", os.O_RDWR | os.O_CREAT))
+                fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno != errno.ENOLCK:
+                raise
+            return False
+    return True
 
 
 def locks_left(lockspace):
