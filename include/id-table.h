@@ -12,7 +12,6 @@ typedef struct IdTable {
         uint32_t size;                          /* slots in memory */
         uint32_t used;                          /* slots ever used: the first unused one */
         uint32_t free;                          /* head of the list of free numbers, 0: none */
-        uint32_t count;
 } IdTable;
 
 void id_table_init(IdTable *table);

@@ -41,7 +41,6 @@ uint32_t id_table_add(IdTable *table, void *object)
                 id = table->used++;
         }
         table->slots[id] = object;
-        table->count++;
         return id;
 }
 
@@ -57,7 +56,6 @@ void id_table_remove(IdTable *table, uint32_t id)
         g_assert(id_table_find(table, id));
         table->slots[id] = free_slot(table->free);
         table->free = id;
-        table->count--;
 }
 
 void *id_table_next(const IdTable *table, uint32_t *id)

@@ -178,6 +178,24 @@ def start_waiter(way, lockspace, resource, mode="ex"):
     return wait_until_queued(lockspace, Child(_hold, way, lockspace, resource, mode))
 
 
+def flock_waiter(peer, path):
+    """A child, as the next two: asks for EX, and ends when it has it."""
+    with opened(path) as fd:
+        peer.say("asks")
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
+
+def fcntl_waiter(peer, path):
+    with opened(path) as fd:
+        peer.say("asks")
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+
+
+def open_waiter(peer, path):
+    peer.say("asks")
+    os.close(os.open(path.parent / ".ex" / path.name, os.O_RDWR))
+
+
 def wait_for_a_signal(peer, path):
     """A child: waits for EX until SIGUSR1 comes; errno."""
     signal.signal(signal.SIGUSR1, lambda number, frame: None)

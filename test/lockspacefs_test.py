@@ -307,8 +307,6 @@ class Peer:
     def say(self, message="go"):
         self._channel.sendall(pickle.dumps(("said", message)))
 
-    send = say
-
     def _receive(self, timeout):
         self._channel.settimeout(timeout)
         try:
@@ -327,8 +325,6 @@ class Peer:
         assert kind == "said", f"waited for {message!r}, the other side has {kind}: {said!r}"
         assert message is None or said == message, f"waited for {message!r}, got {said!r}"
         return said
-
-    wait = wait_for
 
     def has_said(self, timeout=0):
         """Is there a message (or an end) to be received?"""
@@ -368,9 +364,6 @@ class Child(Peer):
         """SIGKILL, and it is gone with all it had open when this returns."""
         self.signal(signal.SIGKILL)
         self._reap()
-
-    def is_running(self):
-        return not self._ended and not wait_for_exit(self.pid, 0)
 
     def join(self, timeout=TIMEOUT):
         """Its result or its exception; messages not asked for are skipped."""

@@ -21,7 +21,6 @@ static void test_ids_are_small_and_come_again(void)
         g_assert_null(id_table_find(&table, 2));
         g_assert_true(id_table_find(&table, 3) == &objects[2]);
         g_assert_cmpuint(id_table_add(&table, &objects[1]), ==, 2);
-        g_assert_cmpuint(table.count, ==, 3);
         id_table_clear(&table);
 }
 
@@ -40,7 +39,6 @@ static void test_a_walk_may_remove(void)
                 id_table_remove(&table, id);
         }
         g_assert_cmpuint(seen, ==, 100);
-        g_assert_cmpuint(table.count, ==, 0);
         id = 0;
         g_assert_null(id_table_next(&table, &id));
         id_table_clear(&table);

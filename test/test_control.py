@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from locking import flock_waiter
 from lockspacefs_test import (MODES, NOBODY, Child, get, locks, lockspacefs, make_lockspace, opened, put, raises_errno,
                               run_as, shell, status, touch, wait_for_waiters, wait_until)
 
@@ -20,12 +21,6 @@ STATUS_NAMES = ["version", "pid", "engine", "node", "members", "quorum", "contro
 
 def own_name():
     return Path("/proc/self/comm").read_text().strip()
-
-
-def flock_waiter(peer, path):
-    with opened(path) as fd:
-        peer.say("asks")
-        fcntl.flock(fd, fcntl.LOCK_EX)
 
 
 def ofd(fd, kind):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from locking import fcntl_waiter, flock_waiter, open_waiter
 from lockspacefs_test import (NOBODY, PROJECT, SOMEBODY, TIMEOUT, Child, Daemon, daemon_path, get, is_mounted, locks,
                               lockspacefs, make_lockspace, mounts, opened, put, raises_errno, run_as, shell, status,
                               touch, umount, wait_for_exit, wait_for_poll, wait_for_waiters, wait_until)
@@ -408,23 +409,6 @@ def test_after_a_remount_nothing_is_listed(make_daemon, directory, engine):
 
 
 # --- ending with files open --------------------------------------------------------
-
-def flock_waiter(peer, path):
-    with opened(path) as fd:
-        peer.say("asks")
-        fcntl.flock(fd, fcntl.LOCK_EX)
-
-
-def fcntl_waiter(peer, path):
-    with opened(path) as fd:
-        peer.say("asks")
-        fcntl.lockf(fd, fcntl.LOCK_EX)
-
-
-def open_waiter(peer, path):
-    peer.say("asks")
-    os.open(path.parent / ".ex" / path.name, os.O_RDWR)
-
 
 def wait_until_detached(path):
     wait_until(lambda: not is_mounted(path), what="the end of the mount")

@@ -16,6 +16,7 @@ import threading
 import pytest
 
 from inject import Life, sweep
+from locking import fcntl_waiter, flock_waiter, open_waiter
 from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, locks, lockspacefs, make_lockspace, opened, put,
                               raises_errno, run_as, status, touch, wait_for_waiters, wait_until)
 
@@ -353,23 +354,6 @@ def test_a_refused_or_interrupted_lock_costs_nothing(limited):
 
 
 # --- waiters -------------------------------------------------------------------
-
-def flock_waiter(peer, path):
-    with opened(path) as fd:
-        peer.say("asks")
-        fcntl.flock(fd, fcntl.LOCK_EX)
-
-
-def fcntl_waiter(peer, path):
-    with opened(path) as fd:
-        peer.say("asks")
-        fcntl.lockf(fd, fcntl.LOCK_EX)
-
-
-def open_waiter(peer, path):
-    peer.say("asks")
-    os.close(os.open(path.parent / ".ex" / path.name, os.O_RDWR))
-
 
 @pytest.mark.parametrize("kind", [flock_waiter, fcntl_waiter, open_waiter])
 def test_beyond_max_waiters_a_user_gets_enolck(limited, kind):

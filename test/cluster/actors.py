@@ -431,3 +431,16 @@ def leave_nothing(nodes: Sequence) -> None:
 
 if __name__ == "__main__":
     serve()
+
+
+@contextlib.contextmanager
+def stopped(sites, lockspace="web"):
+    """As in recovery, where all nodes stop: one that is started again alone asks the others for what they only have
+    ready when they recover too, and then grants what they hold."""
+    for site in sites:
+        site.node.stop_lockspace(lockspace)
+    try:
+        yield
+    finally:
+        for site in sites:
+            site.node.start_lockspace(lockspace)

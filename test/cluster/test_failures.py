@@ -3,7 +3,6 @@
 The times that matter are printed: pytest -rA shows them.
 """
 
-import contextlib
 import errno
 import itertools
 import signal
@@ -11,7 +10,7 @@ import time
 
 import pytest
 
-from actors import make, mounted
+from actors import make, mounted, stopped
 from cluster import wait_until
 
 WAYS = ["flock", "posix", "ofd", "open"]
@@ -177,19 +176,6 @@ def test_when_the_daemon_is_killed(sites, report):
 
 
 # --- a lockspace is stopped ------------------------------------------------
-
-@contextlib.contextmanager
-def stopped(sites, lockspace="web"):
-    """As in recovery, where all nodes stop: one that is started again alone asks the others for what they only have
-    ready when they recover too, and then grants what they hold."""
-    for site in sites:
-        site.node.stop_lockspace(lockspace)
-    try:
-        yield
-    finally:
-        for site in sites:
-            site.node.start_lockspace(lockspace)
-
 
 def promptly(site, what, source):
     """Run it some times: what has a bound of 100 ms meets it."""

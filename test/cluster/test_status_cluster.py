@@ -1,13 +1,12 @@
 """What `lockspacefs status` and `.metrics` say of a cluster, and of one that is not well."""
 
-import contextlib
 import json
 import shlex
 
 import pytest
 
 import tools
-from actors import make, mounted
+from actors import make, mounted, stopped
 from cluster import LabTimeout, wait_until
 
 SOON = 30                                       # seconds in which something without a bound of its own must come
@@ -47,16 +46,6 @@ def metric(site, name, lockspace=None):
         if line.startswith(f"lockspacefs_{name}{label} "):
             return float(line.split()[-1])
     return None
-
-
-@contextlib.contextmanager
-def stopped(sites, lockspace):
-    """On all nodes: README.md says why."""
-    for site in sites:
-        site.node.stop_lockspace(lockspace)
-    yield
-    for site in sites:
-        site.node.start_lockspace(lockspace)
 
 
 @pytest.fixture

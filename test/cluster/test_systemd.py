@@ -116,7 +116,7 @@ def test_it_starts_the_cluster_and_says_how_it_is(node):
     until(node, UNIT, StatusText="engine dlm, node 1, lockspaces: other web")
     node.run("dlm_tool leave other", check=True)
     assert (5, "mounted on /dlm, engine dlm") in journal(node)
-    assert node.run(f"cat /proc/$(pgrep -x lockspacefs)/oom_score_adj").stdout == "-1000\n"
+    assert node.run("cat /proc/$(pgrep -x lockspacefs)/oom_score_adj").stdout == "-1000\n"
     # ordinary users are let in, and the tmpfiles entry leaves alone what is mounted
     node.run("ls /dlm/web", user=12345, check=True)
     node.run("chmod 1777 /dlm; systemd-tmpfiles --create lockspacefs.conf", check=True)
@@ -159,7 +159,7 @@ def test_holders_are_given_time(node):
     start(node)
     node.run("mkdir /dlm/web", check=True)
     job = hold(node)
-    stop = node.popen(f"systemctl stop dlm; echo stopped")
+    stop = node.popen("systemctl stop dlm; echo stopped")
     until(node, UNIT, SubState="stop-sigterm")
     wait_until(lambda: node.run("mountpoint -q /dlm").returncode != 0, SOON, "the end of the mount")
     assert "ending: 1 files are open" in show(node, UNIT, "StatusText")
