@@ -46,7 +46,7 @@ struct Lock {
         bool dirty : 1;                         /* the value: written, and not yet given to the engine … */
         bool is_rewritten : 1;                  /* … since the convert in flight, which gave it another */
         bool dropping : 1;                      /* to be unlocked when the operation in flight has ended */
-        bool is_charged : 1;                    /* for USER_LOCK, when @dropping for USER_GIVEN_UP */
+        bool is_charged : 1;                    /* for USER_LOCK, or when @dropping for USER_GIVEN_UP */
         bool is_asked : 1;                      /* somebody has waited for it since it was granted or converted */
         bool is_cancelled : 1;                  /* CONVERTING upwards, or back from that: nobody waits for it any more */
         bool is_held_up : 1;                    /* its operation waits for other locks' (lock.c); HELD: that is its unlock */

@@ -102,19 +102,17 @@ static void set_state(Lock *lock, LockState state)
         count(lock, 1);
 }
 
-/* It is as good as given up: nobody is told of it. What the engine is still busy with may
- * take long where a node does not answer, and costs its user nothing but that it is counted. */
-static void set_dropping(Lock *lock)
+/* It is as good as given up: nobody is told of it. Its user is counted only for what
+ * the engine is still busy with: that may take long where a node does not answer. */
+static void set_dropping(Lock *lock, gboolean is_in_flight)
 {
         Users *users = lock->resource->lockspace->tree->users;
-        const gboolean is_in_flight = lock_is_busy(lock) && !lock->is_held_up;
+        const gboolean is_charged = is_in_flight && users_charge(users, lock->uid, USER_GIVEN_UP) == 0;
 
         count(lock, -1);
-        if (lock->is_charged && is_in_flight)
-                users_charge(users, lock->uid, USER_GIVEN_UP);
         if (lock->is_charged)
                 users_discharge(users, lock->uid, lock->dropping ? USER_GIVEN_UP : USER_LOCK);
-        lock->is_charged = lock->is_charged && is_in_flight;
+        lock->is_charged = is_charged;
         lock->dropping = TRUE;
         lock->done = NULL;
         lock->blocking = NULL;
@@ -127,11 +125,9 @@ int lock_new(Resource *resource, LockBy by, uid_t uid, pid_t pid, Lock **ret_loc
         Lock *lock;
         int r;
 
-        if (!is_internal(by)) {
-                r = users_charge(tree->users, uid, USER_LOCK);
-                if (r < 0)
-                        return r;
-        }
+        r = is_internal(by) ? users_check_given_up(tree->users, uid) : users_charge(tree->users, uid, USER_LOCK);
+        if (r < 0)
+                return r;
         lock = memory_take0(&spares, Lock);
         id = lock ? id_table_add(&tree->locks, lock) : 0;
         if (id == 0) {
@@ -209,7 +205,7 @@ static void hold_up_no_more(Lock *lock)
 static void retire(Lock *lock)
 {
         part(lock);
-        set_dropping(lock);
+        set_dropping(lock, FALSE);
         set_dirty(lock, FALSE);
         set_passing(lock, FALSE);
         hold_up_no_more(lock);
@@ -377,7 +373,7 @@ void lock_drop(Lock *lock)
 {
         if (!lock)
                 return;
-        set_dropping(lock);
+        set_dropping(lock, lock_is_busy(lock) && !lock->is_held_up);
         switch (lock->state) {
         case LOCK_NEW:
                 lock_free(lock);

@@ -501,10 +501,11 @@ static void getlk_tried(Lock *lock, int status, void *data)
 
 static void getlk_try(Detail *detail, LockMode mode)
 {
+        const struct fuse_ctx *ctx = fuse_req_ctx(detail->request->req);
         int r;
 
         detail->probe = mode;
-        r = lock_new(detail->resource, BY_READER, 0, 0, &detail->lock);
+        r = lock_new(detail->resource, BY_READER, ctx->uid, ctx->pid, &detail->lock);
         if (r == 0) {
                 lock_set_callbacks(detail->lock, getlk_tried, NULL, detail);
                 r = lock_request(detail->lock, mode, DLM_LKF_NOQUEUE);

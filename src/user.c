@@ -29,6 +29,11 @@ Users *users_new(const Options *options)
         return users;
 }
 
+static gboolean has_given_up_too_many(const Users *users, const User *user)
+{
+        return users->limits[USER_LOCK] && user->has[USER_GIVEN_UP] >= (guint64)users->limits[USER_LOCK] + USER_GIVEN_UP_MORE;
+}
+
 int users_charge_many(Users *users, uid_t uid, UserThing thing, unsigned n)
 {
         static const int beyond[THINGS] = {
@@ -51,10 +56,18 @@ int users_charge_many(Users *users, uid_t uid, UserThing thing, unsigned n)
         is_alone = thing == USER_TEXT && user->has[thing] == 0;
         if (users->limits[thing] && !is_alone && (guint64)user->has[thing] + n > users->limits[thing])
                 return beyond[thing];
-        if (users->limits[thing] && thing == USER_LOCK && user->has[USER_GIVEN_UP] >= users->limits[USER_LOCK])
+        if (thing == USER_LOCK && has_given_up_too_many(users, user))
                 return beyond[thing];
         user->has[thing] += n;
         return 0;
+}
+
+int users_check_given_up(Users *users, uid_t uid)
+{
+        const gint key = uid;
+        const User *user = uid == 0 ? NULL : g_hash_table_lookup(users->users, &key);
+
+        return user && has_given_up_too_many(users, user) ? -ENOLCK : 0;
 }
 
 GQueue *users_get_names(Users *users, uid_t uid)

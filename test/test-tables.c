@@ -113,12 +113,18 @@ static void test_who_has_given_up_as_many_as_he_may_have_gets_no_more(void)
         const Options options = { .max_locks = 2 };
         Users *users = users_new(&options);
 
+        g_assert_cmpint(users_charge_many(users, 7, USER_GIVEN_UP, 1 + USER_GIVEN_UP_MORE), ==, 0);
+        g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, 0);
+        g_assert_cmpint(users_check_given_up(users, 7), ==, 0);
         for (int i = 0; i < 3; i++) {           /* to give up never fails */
                 g_assert_cmpint(users_charge(users, 7, USER_GIVEN_UP), ==, 0);
-                g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, i == 0 ? 0 : -ENOLCK);
+                g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, -ENOLCK);
+                g_assert_cmpint(users_check_given_up(users, 7), ==, -ENOLCK);
         }
         g_assert_cmpint(users_charge(users, 8, USER_LOCK), ==, 0);
-        users_discharge_many(users, 7, USER_GIVEN_UP, 2);
+        g_assert_cmpint(users_check_given_up(users, 0), ==, 0);
+        users_discharge_many(users, 7, USER_GIVEN_UP, 3);
+        g_assert_cmpint(users_check_given_up(users, 7), ==, 0);
         g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, 0);
         g_assert_cmpint(users_charge(users, 7, USER_LOCK), ==, -ENOLCK);
         users_free(users);

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,9 +10,13 @@ import threading
 
 from locking import raw_open, stopped
 from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, locks, make_lockspace, opened, put, raises_errno,
-                              run_as, status, wait_until)
+                              run_as, status, touch, wait_until)
 
 LIMIT = 5
+
+
+def dlm_tool(*arguments):
+    subprocess.run(["dlm_tool", *arguments], stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
 
 
 def crowd(peer, path):
@@ -60,6 +65,41 @@ def test_value_reads_and_fsyncs_count_as_waiters_in_a_stopped_lockspace(make_dae
     wait_until(lambda: status(mount)["held"] == 0)
 
 
+def test_who_waited_when_a_lockspace_went_may_have_as_many_as_before(make_daemon):
+    many = 60
+
+    def wait(peer, path):
+        answers = []
+        with contextlib.ExitStack() as files:
+            fds = [files.enter_context(opened(path)) for _ in range(many)]
+            threads = [threading.Thread(target=lambda fd=fd: answers.append(errno_of(fcntl.flock, fd, fcntl.LOCK_EX))) for fd in fds]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        return answers
+
+    def have_all():
+        with contextlib.ExitStack() as files:
+            for i in range(many):
+                fcntl.flock(files.enter_context(opened(web / f"own-{i}", os.O_RDWR | os.O_CREAT)), fcntl.LOCK_EX)
+
+    mount = make_daemon(f"max_locks={many}").mountpoint
+    for _ in range(3):
+        web = make_lockspace(mount, "web", 0o777)
+        touch(web / "job")
+        os.chmod(web / "job", 0o666)
+        fd = os.open(web / ".ex" / "job", os.O_RDWR)
+        child = Child(wait, web / "job", uid=NOBODY)
+        wait_until(lambda: status(mount)["waiting"] == many)
+        dlm_tool("leave", "web")
+        assert child.join() == [errno.ESTALE] * many
+        os.close(fd)
+        wait_until(lambda: os.listdir(mount) == [])
+    web = make_lockspace(mount, "web", 0o777)
+    run_as(NOBODY, have_all)
+
+
 def test_looking_at_the_locks_counts_until_it_is_done(make_daemon, helpers):
     """Who is interrupted and looks again and again cannot fill the line of those who look."""
     def look(peer):
@@ -89,9 +129,6 @@ def test_looking_at_the_locks_counts_until_it_is_done(make_daemon, helpers):
 
 
 def test_a_lockspace_counts_until_it_is_gone_and_those_of_others_do_not(make_daemon):
-    def dlm_tool(*arguments):
-        subprocess.run(["dlm_tool", *arguments], stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
-
     mount = make_daemon("mode=1777", "max_files=2").mountpoint
     with as_user(NOBODY):
         for name in ["web", "mail"]:

@@ -26,11 +26,11 @@ def raw_read(fd):
     return 0 if _libc.read(fd, buffer, 64) >= 0 else ctypes.get_errno()
 
 
-def interrupted(call, *arguments):
-    """A function of the C library while signals keep coming: the errno, 0 for success."""
+def interrupted(call, *arguments, every=0.1):
+    """A function of the C library while signals keep coming: the errno, 0 for success. @every: so many seconds."""
     previous = signal.signal(signal.SIGALRM, lambda number, frame: None)
     signal.siginterrupt(signal.SIGALRM, True)
-    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    signal.setitimer(signal.ITIMER_REAL, every, every)
     try:
         return 0 if getattr(_libc, call)(*arguments) >= 0 else ctypes.get_errno()
     finally:
@@ -38,12 +38,13 @@ def interrupted(call, *arguments):
         signal.signal(signal.SIGALRM, previous)
 
 
-def give_up_on_many(lockspace):
-    """Interrupted flocks on 300 new files, or until one cannot be had: their errnos."""
+def give_up_on_many(lockspace, call, *arguments):
+    """Such interrupted calls on a thousand new files, or until one cannot be had: their errnos."""
+    os.umask(0)
     errors = []
-    while len(errors) < 300 and errors[-1:] != [errno.ENOLCK]:
-        with opened(lockspace / f"new-{len(errors)}", os.O_RDWR | os.O_CREAT) as fd:
-            errors.append(interrupted("flock", fd, fcntl.LOCK_EX))
+    while len(errors) < 1000 and errors[-1:] != [errno.ENOLCK]:
+        with opened(lockspace / f"{call}-{len(errors)}", os.O_RDWR | os.O_CREAT) as fd:
+            errors.append(interrupted(call, fd, *arguments, every=0.02))
     return errors
 
 
@@ -52,7 +53,7 @@ def can_have(lockspace, count):
     with contextlib.ExitStack() as files:
         try:
             for i in range(count):
-                fd = files.enter_context(opened(lockspace / f"new-{i}", os.O_RDWR | os.O_CREAT))
+                fd = files.enter_context(opened(lockspace / f"flock-{i}", os.O_RDWR | os.O_CREAT))
                 fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno != errno.ENOLCK:
