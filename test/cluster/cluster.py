@@ -339,6 +339,10 @@ class Node:
         lines = self.run("dlm_tool status", timeout).stdout.splitlines()
         return [int(line.split()[1]) for line in lines if line.startswith("node ") and line.split()[2] == "M"]
 
+    def is_settled(self, timeout: float = 10) -> bool:
+        """Has its dlm_controld no change of a lockspace before it?"""
+        return "new status" not in self.run("dlm_tool ls", timeout).stdout
+
     # --- what runs on it ---
 
     def popen(self, command: str, stdin: bool = False, user: Union[int, str, None] = None) -> Job:

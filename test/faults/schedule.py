@@ -24,6 +24,7 @@ from cluster import Cluster, LabError, LabTimeout, Node, wait_until
 SOON = 60                                       # seconds in which a cluster on a busy machine has noticed anything
 THROWN_OUT_IN = 10                              # a node without any lockspace may come back as if nothing had been
 THROWN_OUT = "thrown-out"                       # the kind of what no fault of ours has done: the machine was too busy
+STUCK = "stuck"                                 # counted: dlm_controlds that waited for each other for ever
 STARTS = 3                                      # of a node, until it is given up
 AT_ONCE = 4                                     # faults of clients and daemons that last at the same time
 
@@ -335,11 +336,12 @@ class Faults:
     tell       called with each Event
     clock      what Event.before and .after are read from
     spared     a node whose daemon no fault ends
+    stuck      called with each node when dlm_controlds wait for each other for ever: it may look at them
     """
 
     def __init__(self, cluster: Cluster, seed: int, kinds: Optional[Sequence[str]] = None, world: Optional[World] = None,
                  tell: Callable[[Event], None] = lambda event: None, clock: Callable[[], int] = time.monotonic_ns,
-                 spared: Optional[Node] = None):
+                 spared: Optional[Node] = None, stuck: Callable[[Node], None] = lambda node: None):
         self.cluster = cluster
         self.random = random.Random(seed)
         self.kinds = sorted(kinds if kinds is not None else KINDS)
@@ -347,12 +349,14 @@ class Faults:
         self.tell = tell
         self.clock = clock
         self.spared = spared
+        self.stuck = stuck
         self.blink = int(cluster.token) / 4000
         self.counts: Counter[str] = Counter()   # injected so far
         self.lasting: list[Fault] = []
         self._booting: dict[Node, None] = {}    # started, and not in the cluster yet; in order
         self._gone: set[Node] = set()           # crashed, and not started since
         self._due: list[str] = []               # of the kinds, in this round
+        self._newest = next(node for node in reversed(cluster.nodes) if node is not spared)     # started last
         self._turn = 0                          # whose health is looked at next
 
     def step(self) -> str:
@@ -375,13 +379,18 @@ class Faults:
         """All faults are mended, and every node is back."""
         for fault in [fault for fault in self.lasting if fault.breaks_node]:
             self._mend(fault)
-        for _ in range(3):
+        stuck = 0
+        for _ in range(5):
             while self._booting:
                 self._await_boot(next(iter(self._booting)), timeout)
-            if not (ill := self._not_whole(timeout)):
+            if ill := self._not_whole(timeout):
+                for node in ill:
+                    self._replace(node)
+            elif unsettled := self._unsettled(timeout):
+                stuck += 1
+                self._unstick([self._newest] if stuck == 1 else unsettled)
+            else:
                 break
-            for node in ill:
-                self._replace(node)
         else:
             raise LabError("the cluster does not become whole")
         for fault in list(self.lasting):
@@ -403,26 +412,30 @@ class Faults:
     # --- for the faults ---
 
     def crash(self, node: Node) -> None:
-        """As often as one likes; the world is told once."""
+        """As often as one likes; the world is told once. Where a fault is mended like this, too: the node may be back
+        before the others have missed it."""
+        before = self.clock()
         node.crash()
+        after = self.clock()
         self._forget_on(node)
         self._booting.pop(node, None)
         if node not in self._gone:
             self._gone.add(node)
             self.world.gone(node)
+            self.tell(Event(NodeKilled.kind, "begins", node.number, "", before, after))
 
     def boot(self, node: Node) -> None:
-        """Not before the others have missed it, as no machine starts that quickly: dlm_controld then waits for
-        ever for a message of the node that was there before, and no lockspace changes any more."""
+        """Not before the others have missed it: no machine starts that quickly."""
         self.wait_thrown_out(node)
         self._gone.discard(node)
         node.boot(members=self.cluster.size // 2 + 1)
         self._booting[node] = None
+        self._newest = node
 
     def wait_thrown_out(self, node: Node) -> None:
-        """By the word of one that is well. Without quorum nobody is thrown out, and nobody waits."""
+        """By the word of one that is well: who is in the cluster is known without quorum, too."""
         well = [other for other in self.up() if other is not node]
-        if len(well) > self.cluster.size // 2:
+        if well:
             self.endure(lambda: wait_until(lambda: node.number not in well[0].members(SOON), SOON,
                                            f"{node.name} is thrown out"))
 
@@ -460,10 +473,10 @@ class Faults:
 
     def _replace(self, node: Node, before: Optional[int] = None) -> None:
         before = self.clock() if before is None else before
+        self.tell(Event(THROWN_OUT, "begins", node.number, "", before, self.clock()))
         self.crash(node)
         self.boot(node)
         self.counts[THROWN_OUT] += 1
-        self.tell(Event(THROWN_OUT, "begins", node.number, "", before, self.clock()))
 
     def _not_whole(self, timeout: float) -> list[Node]:
         """When all faults are mended: who does not see everybody after a while."""
@@ -473,6 +486,25 @@ class Faults:
             ill = [node for node in self.cluster.nodes if len(self._members(node)) < size]
             if not ill or time.monotonic() > deadline:
                 return ill
+
+    def _unsettled(self, timeout: float) -> list[Node]:
+        """All see everybody, but in a lockspace these wait for a word that nobody says."""
+        deadline = time.monotonic() + min(timeout, SOON) / 2
+        while True:
+            unsettled = [node for node in self.cluster.nodes if not node.is_settled(SOON)]
+            if not unsettled or time.monotonic() > deadline:
+                return unsettled
+            time.sleep(0.1)
+
+    def _unstick(self, nodes: Sequence[Node]) -> None:
+        """As an administrator would, who finds them like that."""
+        for node in self.cluster.nodes:
+            self.stuck(node)
+        for node in nodes:
+            self.crash(node)
+        for node in nodes:
+            self.boot(node)
+        self.counts[STUCK] += 1
 
     def _possible(self, kind: str) -> Optional[Fault]:
         up = self.up()
