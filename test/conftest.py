@@ -7,6 +7,7 @@ and unused. Whoever asks for `daemon`, or for `mount` without `lockspace`, has o
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 
 import lockspacefs_test
 from inject import Injector
-from lockspacefs_test import Daemon, end_children, is_in_use, make_lockspace, opened, put, remove_lockspace, status, wait_until
+from lockspacefs_test import Daemon, end_children, errno_of, is_in_use, make_lockspace, opened, put, remove_lockspace, status, wait_until
 
 TEST_TIMEOUT = float(os.environ.get("LOCKSPACEFS_TEST_LIMIT", "240"))   # seconds until a hanging mount is given up
 
@@ -203,7 +204,9 @@ def mount(request):
 @pytest.fixture
 def lockspace(mount):
     """A lockspace that everybody may use, root's; removed by force after the test."""
-    path = make_lockspace(mount, "web", 0o777)
+    wait_until(lambda: errno_of(make_lockspace, mount) != errno.EBUSY)      # the last one may still be on its way out
+    path = mount / "web"
+    assert path.is_dir()
     yield path
     end_children()
     remove_lockspace(path)

@@ -13,11 +13,11 @@ import os
 import signal
 import struct
 
-from lockspacefs_test import Child, locks, opened, wait_until
+from lockspacefs_test import TIMEOUT, Child, locks, opened, wait_until
 
 WAYS = ["flock", "posix", "ofd", "open"]
 FCNTL_WAYS = ["posix", "ofd"]
-PROMPT = 2                                      # seconds in which "at once" has to happen on a busy machine
+PROMPT = TIMEOUT / 10                           # seconds in which "at once" has to happen on a busy machine
 
 F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38
 OFFSET_MAX = (1 << 63) - 1

@@ -168,12 +168,17 @@ def make_lockspace(mount, name="web", mode=0o777):
 
 
 def remove_lockspace(lockspace):
-    """Forced rmdir; one that is gone already is fine."""
-    try:
-        put(lockspace / ".force", b"1")
-        os.rmdir(lockspace)
-    except FileNotFoundError:
-        pass
+    """Forced rmdir, after what another forced one has left to be done; one that is gone already is fine."""
+    def is_done():
+        try:
+            put(lockspace / ".force", b"1")
+            os.rmdir(lockspace)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOENT, errno.ESTALE):
+                raise
+            return error.errno != errno.EBUSY
+        return True
+    wait_until(is_done, what=f"a rmdir of {lockspace}")
 
 
 def is_free_and_removed(lockspace):
@@ -185,7 +190,7 @@ def is_free_and_removed(lockspace):
             return False
         remove_lockspace(lockspace)
     except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.ENOENT):
+        if error.errno not in (errno.EBUSY, errno.ENOENT, errno.ESTALE):
             raise
         return False
     return True

@@ -205,7 +205,7 @@ def test_locks_shows_who_converts(lockspace):
 def test_locks_counts_the_seconds(lockspace):
     with opened(lockspace / ".ex" / "job"):
         begin = time.monotonic()
-        assert locks(lockspace)[0]["seconds"] <= 1
+        assert locks(lockspace)[0]["seconds"] <= 1 + time.monotonic() - begin
         wait_until(lambda: locks(lockspace)[0]["seconds"] >= 2)
         assert 1 <= time.monotonic() - begin < 20
 
@@ -354,6 +354,8 @@ def test_status_has_lines_for_each_lockspace(mount, lockspace):
 
 
 def test_status_of_the_cluster(mount, engine):
+    if engine == "dlm":                         # corosync has said its first word
+        wait_until(lambda: status(mount)["quorum"] != "-")
     seen = status(mount)
     expected = ("-", "-", "-") if engine == "local" else (seen["node"], "yes", "yes")
     assert (seen["members"], seen["quorum"], seen["control"], seen["ending"]) == (*expected, "no")

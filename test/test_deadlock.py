@@ -257,7 +257,7 @@ def owners(helpers, lockspace, waiting, *kinds):
             print(*kinds, "", sep="\n", file=process.stdin, flush=True)
             assert process.stdout.readline() == "held\n"
             print("go", file=process.stdin, flush=True)
-            wait_until(lambda: status(lockspace.parent)["waiting"] == waiting)
+            wait_until(lambda: status(lockspace.parent)["waiting"] == waiting, 4 * TIMEOUT)
             yield
         finally:
             process.stdin.close()

@@ -169,11 +169,6 @@ def test_an_opener_who_cannot_be_looked_for_counts(mount, injector):
 
 def test_a_release_that_fails_leaves_a_lost_value_lost(mount, make_daemon, injector):
     """Nor does another mount ever see what it was."""
-    def is_refused_by_the_kernel():             # not for a lock that the reader has just then
-        with raises_errno(errno.EBUSY):
-            lockspace.rmdir()
-        return injector.injected > 1            # it is tried again
-
     def read_on(peer):
         found = set()
         while not peer.has_said():
@@ -198,9 +193,11 @@ def test_a_release_that_fails_leaves_a_lost_value_lost(mount, make_daemon, injec
         get(lockspace / ".pr/v")
     third = make_daemon().mountpoint / "web"
     touch(third / "v")
-    reader = Child(read_on)
     injector.fail("write", errno.EBUSY, count=1000, path="/dev/dlm-control")
-    wait_until(is_refused_by_the_kernel)
+    remover = Child(lambda peer: errno_of(lockspace.rmdir))
+    wait_until(lambda: injector.injected > 1)   # it is tried again …
+    reader = Child(read_on)                     # … and not refused for this one, who has the device open
+    assert remover.join() == errno.EBUSY
     injector.stop()
     with raises_errno(errno.EIO):
         get(lockspace / ".pr/v")

@@ -240,7 +240,7 @@ cat /dlm/web/.pr/rev
 rmdir /dlm/web
 umount /dlm
 mountpoint -q /dlm || echo unmounted
-! grep -l lockspacefs /proc/[0-9]*/comm
+while grep -qs lockspacefs /proc/[0-9]*/comm; do sleep 0.05; done
 rmdir /dlm
 """
 

@@ -187,7 +187,7 @@ def test_a_timeout_is_kept(lockspace, lock):
     with taken("flock", lockspace, "r"):
         begin = time.monotonic()
         assert run("-w", "1.2", lock, "true").returncode == 1
-        assert 1.2 <= time.monotonic() - begin < 3
+        assert 1.2 <= time.monotonic() - begin < 10
 
 
 def test_waits_and_then_runs(lockspace, lock, start):

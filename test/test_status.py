@@ -266,13 +266,13 @@ def test_a_mount_that_hangs(make_daemon):
     hanging.signal(signal.SIGSTOP)
     try:
         started = time.monotonic()
-        done = run_status("-q", "-w", "1", hanging.mountpoint, other.mountpoint)
+        done = run_status("-q", "-w", "3", hanging.mountpoint, other.mountpoint)
         seconds = time.monotonic() - started
     finally:
         hanging.signal(signal.SIGCONT)
     assert done.returncode == DOWN
-    assert done.stdout == f"{hanging.mountpoint}: down: no answer within 1 s\n{other.mountpoint}: healthy\n"
-    assert 1 <= seconds < 5
+    assert done.stdout == f"{hanging.mountpoint}: down: no answer within 3 s\n{other.mountpoint}: healthy\n"
+    assert 3 <= seconds < 15
     assert text_of(hanging.mountpoint, "-q") == f"{hanging.mountpoint}: healthy\n"
 
 

@@ -317,7 +317,7 @@ def test_what_was_only_locked_for_writing_keeps_its_value(make_daemon):
         put(lockspace / ".ex" / name, b"42")
     with contextlib.ExitStack() as locks:
         for name, mode in modes.items():
-            locks.enter_context(taken("open", others, name, mode))
+            locks.enter_context(taken("open", others, name, mode, wait=True))       # the other mount's unlock may be under way
         with stopped("web"):
             locks.close()                       # the unlocks stand in line behind the first
             daemon.signal(signal.SIGTERM)

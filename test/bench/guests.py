@@ -204,7 +204,7 @@ def handed_ratio(handed, others):
 
 
 def together(bench, size):
-    rounds, seconds = (1, 0.5) if bench.short else (7, 1)
+    rounds, seconds = (1, 1.5) if bench.short else (7, 1)
     names = list(builds(bench))
     libdlm, dlmfs = LIBDLM_WAYS[0], DLMFS_WAY
     ways = [libdlm, *map(flock_way, names), *map(open_way, names)] + ([dlmfs] if size == 2 else [])

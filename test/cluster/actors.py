@@ -317,7 +317,7 @@ class Site:
         return answer.seconds
 
     def start_making(self, *names: str) -> Answer:
-        return self._main().start(f"[make_lockspace(dlm, name) for name in {names}] and None")
+        return self._main().start(f"make_all(dlm, {names})")
 
     def make(self, *names: str) -> None:
         """Lockspaces that everybody may use."""

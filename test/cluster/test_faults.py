@@ -49,5 +49,5 @@ def test_no_kind_of_fault_is_forgotten():
 
 
 def test_clients_that_ignore_locks_are_found(debugfs_kernel, run):
-    done, figures = run("--nodes", 2, "--seed", 3, "--seconds", 2, "--kinds", "", "--broken")
+    done, figures = run("--nodes", 2, "--seed", 3, "--seconds", 4, "--kinds", "", "--broken")
     assert done.returncode == 1 and "two at once" in done.stdout and "VIOLATIONS" in done.stdout

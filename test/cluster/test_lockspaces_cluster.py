@@ -158,7 +158,7 @@ def by_a_waiter_of_another_process(one, two):
     holder = two.holder("open", "theirs")
     job = one.program("web", "lock a theirs EX")
     job.wait_for("a asked")
-    two.do("is_free(web, 'theirs')")            # what was asked before has been heard
+    one.wait_for("[row['state'] for row in locks(web) if row['resource'] == 'theirs'] == ['waiting']")
     job.also = holder
     return job
 
@@ -189,7 +189,7 @@ def test_rmdir_of_one_in_use_says_ebusy_and_loses_nothing(sites, use):
     before = settled(one)
     for _ in range(3):
         assert rmdir(one) == errno.EBUSY
-        assert settled(one) == before
+        wait_until(lambda: settled(one) == before, SOON, "node 2 has let go")
         assert one.do("get(web / '.pr' / 'v')") == two.do("get(web / '.nl' / 'v')") == b"kept"
     assert one.lockspaces() == {"web"}
     holder = one.holder("flock")                # it goes on

@@ -61,7 +61,7 @@ def journal(node, unit=UNIT):
     """What one start of it has logged, as (priority, message)."""
     invocation = show(node, unit, "InvocationID")
     fields = "--output-fields=PRIORITY,MESSAGE"
-    text = node.run(f"journalctl --no-pager -o json {fields} _SYSTEMD_INVOCATION_ID={invocation}").stdout
+    text = node.run(f"journalctl --sync; journalctl --no-pager -o json {fields} _SYSTEMD_INVOCATION_ID={invocation}").stdout
     return [(int(re.search(r'"PRIORITY":"(\d)"', line)[1]), re.search(r'"MESSAGE":"(.*?)"[,}]', line)[1])
             for line in text.splitlines()]
 
@@ -80,7 +80,7 @@ def hold(node, path="/dlm/web/job"):
 
 def assert_stopped_in_order(node, *units):
     """Each had ended well before the next began to stop, and none was given up."""
-    lines = node.run(f"journalctl --no-pager -o cat --after-cursor='{node.cursor}' _PID=1").stdout.splitlines()
+    lines = node.run(f"journalctl --sync; journalctl --no-pager -o cat --after-cursor='{node.cursor}' _PID=1").stdout.splitlines()
 
     def position(pattern):
         found = [i for i, line in enumerate(lines) if re.match(pattern, line)]

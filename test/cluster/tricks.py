@@ -9,7 +9,7 @@ import signal
 import time
 
 from locking import COMPATIBLE, raw_lock, raw_take, take, try_lock, wait_until_queued
-from lockspacefs_test import MODES, Child, locks, opened
+from lockspacefs_test import MODES, Child, locks, make_lockspace, opened, wait_until
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,6 +24,17 @@ def raw_read(fd):
     """read(2): the errno, 0 for success."""
     buffer = ctypes.create_string_buffer(64)
     return 0 if _libc.read(fd, buffer, 64) >= 0 else ctypes.get_errno()
+
+
+def make_all(mount, names):
+    """Lockspaces. What takes longer than -o wait= goes on behind."""
+    for name in names:
+        try:
+            make_lockspace(mount, name)
+        except OSError as error:
+            if error.errno != errno.EINPROGRESS:
+                raise
+            wait_until((mount / name).is_dir)
 
 
 def interrupted(call, *arguments, every=0.1):

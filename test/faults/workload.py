@@ -143,6 +143,8 @@ class Workload(World):
                     self.complaints.append(f"node {node.number}: lockspacefs ended with {status}")
             except LabTimeout:
                 self.complaints.append(f"node {node.number}: lockspacefs does not end")
+            except LabError as error:
+                self.complaints.append(f"node {node.number}: {error}")
         for node in list(self.places):
             self.gone(node)
 
