@@ -19,12 +19,13 @@ import time
 from collections import Counter
 from typing import Callable, NamedTuple, Optional, Sequence
 
-from cluster import Cluster, LabError, LabTimeout, Node, wait_until
+from cluster import Cluster, LabError, Node, wait_until
 
 SOON = 60                                       # seconds in which a cluster on a busy machine has noticed anything
 THROWN_OUT_IN = 10                              # a node without any lockspace may come back as if nothing had been
 THROWN_OUT = "thrown-out"                       # the kind of what no fault of ours has done: the machine was too busy
 STUCK = "stuck"                                 # counted: dlm_controlds that waited for each other for ever
+PANIC = "panic"                                 # counted: nodes that ended by themselves
 STARTS = 3                                      # of a node, until it is given up
 AT_ONCE = 4                                     # faults of clients and daemons that last at the same time
 
@@ -336,12 +337,12 @@ class Faults:
     tell       called with each Event
     clock      what Event.before and .after are read from
     spared     a node whose daemon no fault ends
-    stuck      called with each node when dlm_controlds wait for each other for ever: it may look at them
+    look       called with each node when dlm_controlds wait for each other for ever, and with one that has ended by itself
     """
 
     def __init__(self, cluster: Cluster, seed: int, kinds: Optional[Sequence[str]] = None, world: Optional[World] = None,
                  tell: Callable[[Event], None] = lambda event: None, clock: Callable[[], int] = time.monotonic_ns,
-                 spared: Optional[Node] = None, stuck: Callable[[Node], None] = lambda node: None):
+                 spared: Optional[Node] = None, look: Callable[[Node], None] = lambda node: None):
         self.cluster = cluster
         self.random = random.Random(seed)
         self.kinds = sorted(kinds if kinds is not None else KINDS)
@@ -349,7 +350,7 @@ class Faults:
         self.tell = tell
         self.clock = clock
         self.spared = spared
-        self.stuck = stuck
+        self.look = look
         self.blink = int(cluster.token) / 4000
         self.counts: Counter[str] = Counter()   # injected so far
         self.lasting: list[Fault] = []
@@ -358,9 +359,20 @@ class Faults:
         self._due: list[str] = []               # of the kinds, in this round
         self._newest = next(node for node in reversed(cluster.nodes) if node is not spared)     # started last
         self._turn = 0                          # whose health is looked at next
+        self._ran: dict[Node, int] = {}         # by the clock: when it was last seen to
 
     def step(self) -> str:
         """Inject one fault or mend one, and say which: in words for a log."""
+        if said := self._bury():
+            return said
+        try:
+            return self._step()
+        except LabError:
+            if said := self._bury():            # a node has ended meanwhile
+                return said
+            raise
+
+    def _step(self) -> str:
         self.settle()
         if said := self._look_after_one():
             return said
@@ -397,6 +409,10 @@ class Faults:
             self._mend(fault)
         if self.lasting:
             raise LabError(f"cannot be mended: {', '.join(map(str, self.lasting))}")
+
+    def is_whole(self) -> bool:
+        """After heal_all(): is it so still?"""
+        return not self._not_whole(0) and not self._unsettled(0)
 
     def settle(self) -> None:
         """Nodes that have come up since are put to use."""
@@ -443,7 +459,7 @@ class Faults:
         """Who is ill may not answer; it is crashed next."""
         try:
             what()
-        except LabTimeout:
+        except LabError:
             self.counts["unanswered"] += 1
 
     # --- steps ---
@@ -451,6 +467,25 @@ class Faults:
     def _forget_on(self, node: Node) -> None:
         """Smaller faults on a node that is to be started again."""
         self.lasting = [fault for fault in self.lasting if fault.breaks_node or fault.node is not node]
+
+    def _bury(self) -> str:
+        """Nodes that have ended by themselves: their kernel has panicked (lockspacefs(5) knows of one reason)."""
+        broken = {node for fault in self.lasting if fault.breaks_node for node in fault.victims()}
+        now = self.clock()
+        said = ""
+        for node in self.cluster.nodes:
+            if node in broken or node in self._gone or node in self._booting:
+                self._ran.pop(node, None)
+            elif node.runs():
+                self._ran[node] = now
+            else:
+                self.look(node)
+                self.tell(Event(NodeKilled.kind, "begins", node.number, "", self._ran.pop(node, now), now))
+                self.crash(node)
+                self.boot(node)
+                self.counts[PANIC] += 1
+                said = f"node {node.number} has ended by itself: started again"
+        return said
 
     def _look_after_one(self) -> str:
         """A node whose dlm_controld has ended without our doing is of no use: it is started again."""
@@ -491,15 +526,22 @@ class Faults:
         """All see everybody, but in a lockspace these wait for a word that nobody says."""
         deadline = time.monotonic() + min(timeout, SOON) / 2
         while True:
-            unsettled = [node for node in self.cluster.nodes if not node.is_settled(SOON)]
+            unsettled = [node for node in self.cluster.nodes if not self._is_settled(node)]
             if not unsettled or time.monotonic() > deadline:
                 return unsettled
             time.sleep(0.1)
 
+    @staticmethod
+    def _is_settled(node: Node) -> bool:
+        try:
+            return node.is_settled(SOON)
+        except LabError:
+            return False
+
     def _unstick(self, nodes: Sequence[Node]) -> None:
         """As an administrator would, who finds them like that."""
         for node in self.cluster.nodes:
-            self.stuck(node)
+            self.look(node)
         for node in nodes:
             self.crash(node)
         for node in nodes:
