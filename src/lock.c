@@ -46,6 +46,12 @@ gboolean lock_is_busy(const Lock *lock)
         return lock->state == LOCK_LOCKING || lock->state == LOCK_CONVERTING;
 }
 
+/* The engine has it in hand. */
+static gboolean is_in_flight(const Lock *lock)
+{
+        return lock_is_busy(lock) && !lock->is_held_up;
+}
+
 gboolean lock_has(const Lock *lock)
 {
         return lock->state == LOCK_HELD || lock->state == LOCK_CONVERTING;
@@ -104,10 +110,10 @@ static void set_state(Lock *lock, LockState state)
 
 /* It is as good as given up: nobody is told of it. Its user is counted only for what
  * the engine is still busy with: that may take long where a node does not answer. */
-static void set_dropping(Lock *lock, gboolean is_in_flight)
+static void set_dropping(Lock *lock, gboolean goes_on)
 {
         Users *users = lock->resource->lockspace->tree->users;
-        const gboolean is_charged = is_in_flight && users_charge(users, lock->uid, USER_GIVEN_UP) == 0;
+        const gboolean is_charged = goes_on && users_charge(users, lock->uid, USER_GIVEN_UP) == 0;
 
         count(lock, -1);
         if (lock->is_charged)
@@ -348,7 +354,7 @@ void lock_cancel(Lock *lock)
                 lock->is_cancelled = TRUE;
                 lock->back = lock->mode;
         }
-        if (!lock_is_busy(lock) || lock->is_held_up)
+        if (!is_in_flight(lock))
                 return;
         set_passing(lock, TRUE);
         if (!sound(lock))
@@ -373,7 +379,7 @@ void lock_drop(Lock *lock)
 {
         if (!lock)
                 return;
-        set_dropping(lock, lock_is_busy(lock) && !lock->is_held_up);
+        set_dropping(lock, is_in_flight(lock));
         switch (lock->state) {
         case LOCK_NEW:
                 lock_free(lock);
