@@ -422,15 +422,15 @@ class Faults:
 
     def up(self) -> list[Node]:
         """The nodes on which everything runs, but for clients and daemons that were hit."""
-        broken = {node for fault in self.lasting if fault.breaks_node for node in fault.victims()}
-        return [node for node in self.cluster.nodes if node not in broken and node not in self._booting and node.runs()]
+        away = self._away()
+        return [node for node in self.cluster.nodes if node not in away and node.runs()]
 
     # --- for the faults ---
 
-    def crash(self, node: Node) -> None:
+    def crash(self, node: Node, ran: Optional[int] = None) -> None:
         """As often as one likes; the world is told once. Where a fault is mended like this, too: the node may be back
-        before the others have missed it."""
-        before = self.clock()
+        before the others have missed it. @ran: when it still did, if it has ended by itself."""
+        before = self.clock() if ran is None else ran
         node.crash()
         after = self.clock()
         self._forget_on(node)
@@ -468,20 +468,24 @@ class Faults:
         """Smaller faults on a node that is to be started again."""
         self.lasting = [fault for fault in self.lasting if fault.breaks_node or fault.node is not node]
 
+    def _away(self) -> set[Node]:
+        """That have been broken, and are not back yet."""
+        broken = {node for fault in self.lasting if fault.breaks_node for node in fault.victims()}
+        return broken | self._gone | set(self._booting)
+
     def _bury(self) -> str:
         """Nodes that have ended by themselves: their kernel has panicked (lockspacefs(5) knows of one reason)."""
-        broken = {node for fault in self.lasting if fault.breaks_node for node in fault.victims()}
+        away = self._away()
         now = self.clock()
         said = ""
         for node in self.cluster.nodes:
-            if node in broken or node in self._gone or node in self._booting:
+            if node in away:
                 self._ran.pop(node, None)
             elif node.runs():
                 self._ran[node] = now
             else:
                 self.look(node)
-                self.tell(Event(NodeKilled.kind, "begins", node.number, "", self._ran.pop(node, now), now))
-                self.crash(node)
+                self.crash(node, self._ran.pop(node, now))
                 self.boot(node)
                 self.counts[PANIC] += 1
                 said = f"node {node.number} has ended by itself: started again"
@@ -515,20 +519,19 @@ class Faults:
 
     def _not_whole(self, timeout: float) -> list[Node]:
         """When all faults are mended: who does not see everybody after a while."""
-        size = self.cluster.size
-        deadline = time.monotonic() + min(timeout, SOON) / 2
-        while True:
-            ill = [node for node in self.cluster.nodes if len(self._members(node)) < size]
-            if not ill or time.monotonic() > deadline:
-                return ill
+        return self._without(lambda node: len(self._members(node)) == self.cluster.size, timeout)
 
     def _unsettled(self, timeout: float) -> list[Node]:
         """All see everybody, but in a lockspace these wait for a word that nobody says."""
+        return self._without(self._is_settled, timeout)
+
+    def _without(self, has: Callable[[Node], bool], timeout: float) -> list[Node]:
+        """The nodes that have it not after a while."""
         deadline = time.monotonic() + min(timeout, SOON) / 2
         while True:
-            unsettled = [node for node in self.cluster.nodes if not self._is_settled(node)]
-            if not unsettled or time.monotonic() > deadline:
-                return unsettled
+            without = [node for node in self.cluster.nodes if not has(node)]
+            if not without or time.monotonic() > deadline:
+                return without
             time.sleep(0.1)
 
     @staticmethod
