@@ -7,7 +7,6 @@ and unused. Whoever asks for `daemon`, or for `mount` without `lockspace`, has o
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -21,7 +20,7 @@ import pytest
 
 import lockspacefs_test
 from inject import Injector
-from lockspacefs_test import Daemon, end_children, errno_of, is_in_use, make_lockspace, opened, put, remove_lockspace, status, wait_until
+from lockspacefs_test import Daemon, end_children, is_in_use, make_again, opened, put, remove_lockspace, status, wait_until
 
 TEST_TIMEOUT = float(os.environ.get("LOCKSPACEFS_TEST_LIMIT", "240"))   # seconds until a hanging mount is given up
 
@@ -202,11 +201,10 @@ def mount(request):
 
 
 @pytest.fixture
-def lockspace(mount):
+def lockspace(mount, engine):
     """A lockspace that everybody may use, root's; removed by force after the test."""
-    wait_until(lambda: errno_of(make_lockspace, mount) != errno.EBUSY)      # the last one may still be on its way out
     path = mount / "web"
-    assert path.is_dir()
+    make_again(path, engine)                    # the last one may still be on its way out
     yield path
     end_children()
     remove_lockspace(path)

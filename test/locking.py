@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import struct
+import subprocess
 
 from lockspacefs_test import TIMEOUT, Child, locks, opened, wait_until
 
@@ -135,6 +136,26 @@ def is_free(lockspace, resource, mode="ex", way="open"):
     return True
 
 
+_SHARED = {
+    "flock": lambda fd: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
+    "posix": lambda fd: fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
+    "ofd": lambda fd: fcntl.fcntl(fd, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)),
+}
+
+
+def take_locks(lockspace, kind, count, stack, prefix=""):
+    """That many locks of this process, shared and at once, on one file each."""
+    for i in range(count):
+        path = lockspace / f"{prefix or os.geteuid()}-{i}"
+        if kind == "open":
+            fd = os.open(lockspace / ".pr" / path.name, os.O_RDONLY)
+        else:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        stack.callback(os.close, fd)
+        if kind != "open":
+            _SHARED[kind](fd)
+
+
 def by(way):
     """What `.locks` calls it. Without /proc/PID/syscall, which guests lack, nothing tells OFD from POSIX locks."""
     return "posix" if way == "ofd" and not os.path.exists("/proc/self/syscall") else way
@@ -215,6 +236,10 @@ def errno_name(number):
 
 
 # --- the DLM ---------------------------------------------------------------
+
+def dlm_tool(*arguments):
+    subprocess.run(["dlm_tool", *arguments], stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
+
 
 @contextlib.contextmanager
 def stopped(name):

@@ -167,6 +167,12 @@ def make_lockspace(mount, name="web", mode=0o777):
     return Path(mount) / name
 
 
+def make_again(lockspace, engine):
+    """On dlm, mkdir may say EBUSY while the old one is being released."""
+    wait_until(lambda: (result := errno_of(make_lockspace, lockspace.parent, lockspace.name)) == 0 or engine == "local" or result != errno.EBUSY)
+    assert lockspace.is_dir()
+
+
 def remove_lockspace(lockspace):
     """Forced rmdir, after what another forced one has left to be done; one that is gone already is fine."""
     def is_done():

@@ -9,7 +9,7 @@ import pytest
 
 from locking import (PROMPT, WAYS, errno_name, held, is_free, is_queued, let_go, lock, raw_lock, raw_take,
                      start_holder, start_waiter, take, taken, unlock, wait_until_queued)
-from lockspacefs_test import (MODES, Child, errno_of, get, is_mounted, locks, make_lockspace, opened, put, raises_errno,
+from lockspacefs_test import (MODES, Child, errno_of, get, is_mounted, locks, make_again, make_lockspace, opened, put, raises_errno,
                               touch, umount, wait_for_poll, wait_until)
 
 GONE = select.POLLERR | select.POLLHUP
@@ -22,12 +22,6 @@ def force(lockspace):
 def remove_by_force(lockspace):
     force(lockspace)
     os.rmdir(lockspace)
-
-
-def make_again(lockspace, engine):
-    """On dlm mkdir may say EBUSY while the old one is being released."""
-    wait_until(lambda: (result := errno_of(os.mkdir, lockspace)) == 0 or engine == "local" or result != errno.EBUSY)
-    assert lockspace.is_dir()
 
 
 def table(lockspace):

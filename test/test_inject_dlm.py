@@ -3,15 +3,14 @@
 import errno
 import os
 import signal
-import subprocess
 import time
 
 import pytest
 
 from inject import FITTING, Life, check_nothing_is_lost, locks_of_the_kernel, sweep_lockspaces, sweep_locks
-from lockspacefs_test import (TIMEOUT, Child, errno_of, get, make_lockspace, opened, put, raises_errno, touch, trouble_in,
+from lockspacefs_test import (Child, errno_of, get, make_lockspace, opened, put, raises_errno, touch, trouble_in,
                               wait_until)
-from locking import errno_name, is_free, locks, taken, wait_for_a_signal, wait_until_queued
+from locking import dlm_tool, errno_name, is_free, locks, taken, wait_for_a_signal, wait_until_queued
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_who_owes_nothing_any_more_sleeps(make_daemon, injector):
         assert waiter.join() == errno.EINTR
         wait_until(lambda: injector.injected >= 5, what="the cancel tried again")
         # Takes until the daemon has seen it, and closed the device.
-        subprocess.run(["dlm_tool", "leave", lockspace.name], stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
+        dlm_tool("leave", lockspace.name)
         injector.stop()
     wait_until(lambda: rests(daemon), what="the daemon's sleep")
 

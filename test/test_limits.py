@@ -10,17 +10,15 @@ import random
 import re
 import resource
 import stat
-import struct
 import threading
 
 import pytest
 
 from inject import Life, sweep
-from locking import fcntl_waiter, flock_waiter, open_waiter
+from locking import WAYS, fcntl_waiter, flock_waiter, open_waiter, take_locks
 from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, locks, lockspacefs, make_lockspace, opened, put,
                               raises_errno, run_as, status, touch, wait_for_waiters, wait_until)
 
-F_OFD_SETLK = 37
 LIMIT = 10
 
 
@@ -268,36 +266,16 @@ def test_names_chosen_to_collide_are_found_as_fast_as_others(make_daemon, engine
 
 # --- locks ---------------------------------------------------------------------
 
-LOCKS = {
-    "flock": lambda fd: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
-    "posix": lambda fd: fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
-    "ofd": lambda fd: fcntl.fcntl(fd, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)),
-}
-
-
-def take_locks(lockspace, kind, count, stack, prefix=""):
-    """That many locks of this process, on one file each."""
-    for i in range(count):
-        path = lockspace / f"{prefix or os.geteuid()}-{i}"
-        if kind == "open":
-            fd = os.open(lockspace / ".pr" / path.name, os.O_RDONLY)
-        else:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT)
-        stack.callback(os.close, fd)
-        if kind != "open":
-            LOCKS[kind](fd)
-
-
-@pytest.mark.parametrize("kind", [*LOCKS, "open"])
+@pytest.mark.parametrize("kind", WAYS)
 def test_beyond_max_locks_a_user_gets_enolck(limited, kind):
     with contextlib.ExitStack() as held, as_user(NOBODY):
         take_locks(limited, kind, LIMIT, held)
-        for again in [*LOCKS, "open"]:
+        for again in WAYS:
             with raises_errno(errno.ENOLCK), contextlib.ExitStack() as more:
                 take_locks(limited, again, LIMIT + 1, more)
 
 
-@pytest.mark.parametrize("kind", [*LOCKS, "open"])
+@pytest.mark.parametrize("kind", WAYS)
 def test_max_locks_counts_each_user_alone_and_not_root(limited, kind):
     def somebody():
         with contextlib.ExitStack() as held:

@@ -8,15 +8,11 @@ import signal
 import subprocess
 import threading
 
-from locking import raw_open, stopped
-from lockspacefs_test import (NOBODY, SOMEBODY, TIMEOUT, Child, as_user, errno_of, get, locks, make_lockspace, opened, put, raises_errno,
+from locking import dlm_tool, raw_open, stopped, take_locks
+from lockspacefs_test import (NOBODY, SOMEBODY, Child, as_user, errno_of, get, locks, make_lockspace, opened, put, raises_errno,
                               run_as, status, touch, wait_until)
 
 LIMIT = 5
-
-
-def dlm_tool(*arguments):
-    subprocess.run(["dlm_tool", *arguments], stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
 
 
 def crowd(peer, path):
@@ -80,9 +76,8 @@ def test_who_waited_when_a_lockspace_went_may_have_as_many_as_before(make_daemon
         return answers
 
     def have_all():
-        with contextlib.ExitStack() as files:
-            for i in range(many):
-                fcntl.flock(files.enter_context(opened(web / f"own-{i}", os.O_RDWR | os.O_CREAT)), fcntl.LOCK_EX)
+        with contextlib.ExitStack() as held:
+            take_locks(web, "flock", many, held)
 
     mount = make_daemon(f"max_locks={many}").mountpoint
     for _ in range(3):

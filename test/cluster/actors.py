@@ -422,17 +422,6 @@ def make(sites: Sequence[Site], *names: str) -> None:
         answer.result()
 
 
-def leave_nothing(nodes: Sequence) -> None:
-    """A node on which a test that failed has left a lockspace is crashed: the next test gets a new one."""
-    for node in nodes:
-        if node.runs() and "name" in node.run("dlm_tool ls").stdout:
-            node.crash()
-
-
-if __name__ == "__main__":
-    serve()
-
-
 @contextlib.contextmanager
 def stopped(sites, lockspace="web"):
     """As in recovery, where all nodes stop: one that is started again alone asks the others for what they only have
@@ -444,3 +433,14 @@ def stopped(sites, lockspace="web"):
     finally:
         for site in sites:
             site.node.start_lockspace(lockspace)
+
+
+def leave_nothing(nodes: Sequence) -> None:
+    """A node on which a test that failed has left a lockspace is crashed: the next test gets a new one."""
+    for node in nodes:
+        if node.runs() and "name" in node.run("dlm_tool ls").stdout:
+            node.crash()
+
+
+if __name__ == "__main__":
+    serve()

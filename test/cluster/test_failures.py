@@ -450,8 +450,8 @@ def test_what_is_given_up_while_a_node_does_not_answer_is_counted(three_nodes):
         known = f"read-{errors.index(0)}"
         assert one.do(f"is_free(web, {known!r})")
         two.node.crash()
-        one.wait_for("run_as(NOBODY, lambda: can_have(web, 10))")
-        assert not one.do("run_as(NOBODY, lambda: can_have(web, 11))")
+        one.wait_for("run_as(NOBODY, lambda: errno_of_many(web, 10)) == 0")
+        assert one.do("run_as(NOBODY, lambda: errno_of_many(web, 11))") == errno.ENOLCK
 
 
 def test_unmounting_publishes_what_was_written(three_nodes):

@@ -189,8 +189,9 @@ def test_rmdir_of_one_in_use_says_ebusy_and_loses_nothing(sites, use):
     before = settled(one)
     for _ in range(3):
         assert rmdir(one) == errno.EBUSY
-        wait_until(lambda: settled(one) == before, SOON, "node 2 has let go")
+        assert settled(one) == before
         assert one.do("get(web / '.pr' / 'v')") == two.do("get(web / '.nl' / 'v')") == b"kept"
+        wait_until(lambda: settled(one) == before, SOON, "node 2 has let go")
     assert one.lockspaces() == {"web"}
     holder = one.holder("flock")                # it goes on
     waiter = two.waiter("flock")

@@ -3,13 +3,12 @@
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import signal
 import time
 
-from locking import COMPATIBLE, raw_lock, raw_take, take, try_lock, wait_until_queued
-from lockspacefs_test import MODES, Child, locks, make_lockspace, opened, wait_until
+from locking import COMPATIBLE, raw_lock, raw_take, take, take_locks, try_lock, wait_until_queued
+from lockspacefs_test import MODES, Child, errno_of, locks, make_lockspace, opened, wait_until
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,18 +58,10 @@ def give_up_on_many(lockspace, call, *arguments):
     return errors
 
 
-def can_have(lockspace, count):
-    """So many locks at a time?"""
-    with contextlib.ExitStack() as files:
-        try:
-            for i in range(count):
-                fd = files.enter_context(opened(lockspace / f"flock-{i}", os.O_RDWR | os.O_CREAT))
-                fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno != errno.ENOLCK:
-                raise
-            return False
-    return True
+def errno_of_many(lockspace, count):
+    """Of so many locks at a time."""
+    with contextlib.ExitStack() as held:
+        return errno_of(take_locks, lockspace, "flock", count, held)
 
 
 def locks_left(lockspace):
